@@ -1,0 +1,2 @@
+//! Builds the sample guests.
+fn main() {}

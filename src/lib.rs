@@ -1,0 +1,1 @@
+//! Hostel: a hosted virtual machine monitor for Linux KVM on x86-64.
