@@ -1,0 +1,9 @@
+//! x86-64 as the manuals have it: addresses, registers, tables. Pure data and functions; nothing here knows KVM or the host.
+
+pub mod cpu_state;
+pub mod cpuid;
+pub mod irqchip;
+pub mod layout;
+pub mod msr;
+pub mod paging;
+pub mod segment;

@@ -1,0 +1,1 @@
+//! What is written into RAM before the first entry: images, tables, and the register state to start with.

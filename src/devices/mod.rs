@@ -1,0 +1,1 @@
+//! Platform chips: pure state machines behind [`crate::bus::device::BusDevice`].

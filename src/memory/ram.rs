@@ -1,0 +1,203 @@
+//! The guest's RAM: anonymous private memory behind each RAM range, reached only by checked copies.
+//!
+//! Nothing here hands out a reference into guest memory: the guest changes it at any time. Each structure of the guest is
+//! copied once and the copy is validated. Mappings are `MAP_NORESERVE`, so RAM costs what the guest touches.
+
+use super::map::MemoryMap;
+use std::fs::File;
+use std::os::fd::AsRawFd;
+use vm_memory::mmap::MmapRegionBuilder;
+use vm_memory::{
+    Bytes, GuestAddress, GuestMemoryBackend, GuestMemoryError, GuestMemoryMmap, GuestMemoryRegion,
+    GuestRegionCollection, GuestRegionMmap,
+};
+
+/// The guest's RAM.
+pub struct GuestRam {
+    memory: GuestMemoryMmap,
+}
+
+/// A range of RAM as KVM wants it: a memory slot.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Slot {
+    /// First guest-physical address.
+    pub gpa: u64,
+    /// Bytes.
+    pub size: u64,
+    /// Where the range begins in this process.
+    pub hva: u64,
+}
+
+/// What can fail around RAM.
+#[derive(Debug, thiserror::Error)]
+pub enum RamError {
+    /// The host gives no address space.
+    #[error("map {size} bytes of guest RAM: {source}")]
+    Map {
+        /// Bytes wanted.
+        size: u64,
+        /// Why not.
+        source: std::io::Error,
+    },
+    /// A range that is not RAM throughout.
+    #[error("{what} {size} bytes at {gpa:#x}: not guest RAM")]
+    NotRam {
+        /// What was tried: "read", "write", "map a file over".
+        what: &'static str,
+        /// First address.
+        gpa: u64,
+        /// Bytes.
+        size: u64,
+    },
+}
+
+impl GuestRam {
+    /// Maps RAM for each range of `map`.
+    ///
+    /// # Errors
+    /// The host refuses the address space.
+    pub fn new(map: &MemoryMap) -> Result<GuestRam, RamError> {
+        let mut regions = Vec::with_capacity(map.ram().len());
+        for range in map.ram() {
+            let failed = |source| RamError::Map { size: range.size, source };
+            let size = usize::try_from(range.size).expect("x86-64 only");
+            let mapping = MmapRegionBuilder::new(size)
+                .with_mmap_prot(libc::PROT_READ | libc::PROT_WRITE)
+                .with_mmap_flags(libc::MAP_PRIVATE | libc::MAP_ANONYMOUS | libc::MAP_NORESERVE)
+                .build()
+                .map_err(|error| failed(std::io::Error::other(error)))?;
+            let region =
+                GuestRegionMmap::new(mapping, GuestAddress(range.start)).expect("a MemoryMap's ranges never wrap");
+            regions.push(region);
+        }
+        let memory =
+            GuestRegionCollection::from_regions(regions).expect("a MemoryMap's ranges ascend and never overlap");
+        Ok(GuestRam { memory })
+    }
+
+    /// The RAM as the rust-vmm crates know it.
+    pub fn backend(&self) -> &GuestMemoryMmap {
+        &self.memory
+    }
+
+    /// The memory slots, ascending.
+    pub fn slots(&self) -> Vec<Slot> {
+        let slot = |region: &GuestRegionMmap| Slot {
+            gpa: region.start_addr().0,
+            size: region.len(),
+            hva: region.as_ptr() as u64,
+        };
+        self.memory.iter().map(slot).collect()
+    }
+
+    /// Copies `bytes` to `gpa`.
+    ///
+    /// # Errors
+    /// Not RAM throughout; nothing has been written then, unless the range runs over the end of one.
+    pub fn write(&self, gpa: u64, bytes: &[u8]) -> Result<(), RamError> {
+        let not_ram = |_: GuestMemoryError| RamError::NotRam { what: "write", gpa, size: bytes.len() as u64 };
+        self.memory.write_slice(bytes, GuestAddress(gpa)).map_err(not_ram)
+    }
+
+    /// Fills `bytes` from `gpa`.
+    ///
+    /// # Errors
+    /// Not RAM throughout.
+    pub fn read(&self, gpa: u64, bytes: &mut [u8]) -> Result<(), RamError> {
+        let size = bytes.len() as u64;
+        let not_ram = |_: GuestMemoryError| RamError::NotRam { what: "read", gpa, size };
+        self.memory.read_slice(bytes, GuestAddress(gpa)).map_err(not_ram)
+    }
+
+    /// Reads a little-endian 64-bit word; `None` outside RAM. The reader of page-table walks.
+    pub fn read_u64(&self, gpa: u64) -> Option<u64> {
+        let mut word = [0; 8];
+        self.read(gpa, &mut word).ok()?;
+        Some(u64::from_le_bytes(word))
+    }
+
+    /// Asks the host for huge pages behind all RAM: fewer faults for a guest that touches much. Only advice.
+    pub fn advise_huge_pages(&self) {
+        for slot in self.slots() {
+            // SAFETY: the slot is a live anonymous mapping of this GuestRam, and MADV_HUGEPAGE changes no content.
+            unsafe { libc::madvise(slot.hva as *mut libc::c_void, slot.size as usize, libc::MADV_HUGEPAGE) };
+        }
+    }
+
+    /// Maps `size` bytes of `file` from `offset` on privately over RAM at `gpa`: the pages come from the page cache as they
+    /// are touched, writes stay in this process. All three are multiples of the page size. Only for files that nobody
+    /// rewrites or truncates: a page beyond the file's end kills the process (SIGBUS).
+    ///
+    /// # Errors
+    /// Not RAM throughout, not whole pages, or the host refuses the mapping.
+    pub fn map_file(&self, gpa: u64, file: &File, offset: u64, size: u64) -> Result<(), RamError> {
+        let not_ram = RamError::NotRam { what: "map a file over", gpa, size };
+        let page = crate::arch::layout::PAGE_SIZE;
+        let aligned = [gpa, offset, size].iter().all(|value| value.is_multiple_of(page)) && size > 0;
+        let slot = self
+            .slots()
+            .into_iter()
+            .find(|slot| gpa >= slot.gpa && gpa.checked_add(size).is_some_and(|end| end <= slot.gpa + slot.size));
+        let (Some(slot), true, Ok(offset)) = (slot, aligned, i64::try_from(offset)) else { return Err(not_ram) };
+        let address = (slot.hva + (gpa - slot.gpa)) as *mut libc::c_void;
+        // SAFETY: the range lies inside a mapping that this GuestRam owns (checked above) and no reference into it exists;
+        // MAP_FIXED replaces just these pages.
+        let mapped = unsafe {
+            libc::mmap(
+                address,
+                size as usize,
+                libc::PROT_READ | libc::PROT_WRITE,
+                libc::MAP_PRIVATE | libc::MAP_FIXED | libc::MAP_NORESERVE,
+                file.as_raw_fd(),
+                offset,
+            )
+        };
+        if mapped == libc::MAP_FAILED {
+            return Err(RamError::Map { size, source: std::io::Error::last_os_error() });
+        }
+        Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::arch::layout::{GIB, HOLE_START, MIB};
+
+    fn ram(size: u64) -> GuestRam {
+        GuestRam::new(&MemoryMap::new(size).unwrap()).unwrap()
+    }
+
+    #[test]
+    fn what_is_written_can_be_read() {
+        let ram = ram(4 * GIB);
+        ram.write(4 * GIB, &7u64.to_le_bytes()).unwrap();
+        assert_eq!(ram.read_u64(4 * GIB), Some(7));
+        assert_eq!(ram.slots().len(), 2);
+    }
+
+    #[test]
+    fn sec15_ranges_that_leave_ram_are_refused() {
+        let ram = ram(4 * GIB);
+        for gpa in [HOLE_START - 1, HOLE_START, 5 * GIB, u64::MAX - 3, u64::MAX] {
+            assert!(matches!(ram.write(gpa, &[0; 8]), Err(RamError::NotRam { .. })), "{gpa:#x}");
+            assert_eq!(ram.read_u64(gpa), None);
+        }
+    }
+
+    #[test]
+    fn a_file_is_mapped_privately() {
+        let ram = ram(2 * MIB);
+        let path = std::env::temp_dir().join(format!("hostel-map-{}", std::process::id()));
+        std::fs::write(&path, [0x5a; 8192]).unwrap();
+        let file = File::open(&path).unwrap();
+        ram.map_file(MIB, &file, 4096, 4096).unwrap();
+        assert_eq!(ram.read_u64(MIB), Some(0x5a5a_5a5a_5a5a_5a5a));
+        ram.write(MIB, &[1]).unwrap();
+        assert_eq!(std::fs::read(&path).unwrap()[4096], 0x5a);
+        assert!(ram.map_file(MIB + 1, &file, 0, 4096).is_err());
+        assert!(ram.map_file(2 * MIB, &file, 0, 4096).is_err());
+        assert!(ram.map_file(MIB, &file, 0, 2 * MIB).is_err());
+        std::fs::remove_file(path).unwrap();
+    }
+}
