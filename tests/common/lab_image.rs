@@ -1,0 +1,238 @@
+//! The initramfs of the lab's machine: busybox, the KVM modules of its kernel, an init script, and what the caller adds
+//! (programs with their shared libraries, data files, the script to run).
+//!
+//! Everything keeps the path it has on this machine, so that compiled-in paths and relative words stay true inside.
+//! Sources: Linux buffer-format.rst "initramfs buffer format", modinfo(8) for the `depends` field of a module.
+
+use super::cpio::Archive;
+use anyhow::{Context, Result, bail};
+use std::collections::BTreeSet;
+use std::io::Read;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+/// Where the unmodified kernel of the lab stands inside it; tests boot it as their guest.
+pub const KERNEL: &str = "/lab/vmlinuz";
+/// What starts the line in the kernel log that holds the status of the script.
+pub const STATUS_MARK: &str = "hostel-lab: status ";
+
+/// The modules that make `/dev/kvm` on an AMD processor; those they depend on come along.
+const MODULES: [&str; 1] = ["kvm-amd"];
+
+/// Runs the script on the second serial port and reports its status through the kernel log, which the first one carries:
+/// the two cannot mix. `<1>` is a level that `quiet` lets through.
+const INIT: &str = r#"#!/bin/busybox sh
+export PATH=/bin:/sbin:/usr/bin:/usr/sbin HOME=/root
+/bin/busybox --install -s /bin
+mkdir -p /proc /sys /dev /tmp /root
+mount -t proc proc /proc
+mount -t sysfs sysfs /sys
+mount -t devtmpfs devtmpfs /dev
+mkdir -p /dev/shm /dev/pts
+mount -t tmpfs tmpfs /dev/shm
+mount -t devpts devpts /dev/pts
+for module in /lab/modules/*; do insmod "$module"; done
+if grep -q hostel_lab.terminal /proc/cmdline; then
+    setsid sh -c 'exec sh /lab/run <>/dev/ttyS1 >&0 2>&1'
+else
+    stty raw -echo </dev/ttyS1
+    sh /lab/run </dev/null >/dev/ttyS1 2>&1
+fi
+echo "<1>hostel-lab: status $?" >/dev/kmsg
+poweroff -f
+"#;
+
+/// An initramfs under construction.
+pub struct Image {
+    archive: Archive,
+    added: BTreeSet<PathBuf>,
+}
+
+impl Image {
+    /// An initramfs with the machine's own part, for the kernel whose package was unpacked at `kernel`.
+    pub fn new(kernel: &Path) -> Result<Self> {
+        let mut image = Self {
+            archive: Archive::default(),
+            added: BTreeSet::new(),
+        };
+        image.archive.character_device("/dev/console", 0o600, 5, 1);
+        image.archive.file("/init", 0o755, INIT.as_bytes());
+        image
+            .archive
+            .file(KERNEL, 0o644, &read(&kernel_image(kernel)?)?);
+        let busybox = find_program("busybox").context("busybox is not installed")?;
+        image.archive.file("/bin/busybox", 0o755, &read(&busybox)?);
+        image.libraries(&busybox)?;
+        for (index, module) in with_dependencies(kernel, &MODULES)?.iter().enumerate() {
+            image
+                .archive
+                .file(&format!("/lab/modules/{index:02}.ko"), 0o644, module);
+        }
+        Ok(image)
+    }
+
+    /// Adds the file at its own absolute path, and the shared libraries that it needs.
+    pub fn add(&mut self, file: &Path) -> Result<()> {
+        let file = std::path::absolute(file)?;
+        if !self.added.insert(file.clone()) {
+            return Ok(());
+        }
+        let data = read(&file)?;
+        let path = file
+            .to_str()
+            .with_context(|| format!("{} is not UTF-8", file.display()))?;
+        self.archive.file(path, 0o755, &data);
+        if data.starts_with(b"\x7fELF") {
+            self.libraries(&file)
+        } else {
+            Ok(())
+        }
+    }
+
+    /// Adds a directory.
+    pub fn directory(&mut self, path: &str) {
+        self.archive.directory(path);
+    }
+
+    /// Adds `target` under a second name.
+    pub fn link(&mut self, path: &str, target: &Path) {
+        self.archive.symlink(path, &target.to_string_lossy());
+    }
+
+    /// Ends the initramfs with the shell script that the machine is to run.
+    pub fn finish(mut self, script: &str) -> Vec<u8> {
+        self.archive.file("/lab/run", 0o755, script.as_bytes());
+        self.archive.finish()
+    }
+
+    /// Adds what `ldd` lists: lines like `libc.so.6 => /lib/libc.so.6 (0x...)` and `/lib64/ld-linux-x86-64.so.2 (0x...)`.
+    fn libraries(&mut self, program: &Path) -> Result<()> {
+        let listing = Command::new("ldd")
+            .arg(program)
+            .output()
+            .context("cannot run ldd")?;
+        let listing = String::from_utf8_lossy(&listing.stdout).into_owned();
+        for library in listing
+            .split_whitespace()
+            .filter(|word| word.starts_with('/'))
+        {
+            self.add(Path::new(library))?;
+        }
+        Ok(())
+    }
+}
+
+/// The program of this name on the search path.
+pub fn find_program(name: &str) -> Option<PathBuf> {
+    let path = std::env::var_os("PATH")?;
+    std::env::split_paths(&path)
+        .map(|directory| directory.join(name))
+        .find(|file| file.is_file())
+}
+
+/// The bzImage of the kernel whose package was unpacked at `kernel`.
+pub fn kernel_image(kernel: &Path) -> Result<PathBuf> {
+    let boot = kernel.join("boot");
+    let mut entries = std::fs::read_dir(&boot)
+        .with_context(|| format!("cannot read {}", boot.display()))?
+        .flatten();
+    let image = entries.find(|entry| entry.file_name().to_string_lossy().starts_with("vmlinuz"));
+    Ok(image
+        .with_context(|| format!("no vmlinuz in {}", boot.display()))?
+        .path())
+}
+
+/// The contents of the named modules and of all that they depend on, in the order to load them.
+fn with_dependencies(kernel: &Path, names: &[&str]) -> Result<Vec<Vec<u8>>> {
+    let mut all = Vec::new();
+    module_files(kernel, &mut all);
+    let (mut ordered, mut seen) = (Vec::new(), BTreeSet::new());
+    for name in names {
+        load_order(name, &all, &mut seen, &mut ordered)?;
+    }
+    Ok(ordered)
+}
+
+fn load_order(
+    name: &str,
+    all: &[PathBuf],
+    seen: &mut BTreeSet<String>,
+    ordered: &mut Vec<Vec<u8>>,
+) -> Result<()> {
+    // File names use - and _ for what is one module.
+    let name = name.replace('-', "_");
+    if !seen.insert(name.clone()) {
+        return Ok(());
+    }
+    let stem = |file: &Path| {
+        file.file_name()?
+            .to_str()?
+            .split('.')
+            .next()
+            .map(|stem| stem.replace('-', "_"))
+    };
+    let file = all.iter().find(|file| stem(file).as_ref() == Some(&name));
+    let data = module(file.with_context(|| format!("the kernel's package has no module {name}"))?)?;
+    for dependency in depends(&data) {
+        load_order(&dependency, all, seen, ordered)?;
+    }
+    ordered.push(data);
+    Ok(())
+}
+
+/// The names in the `depends=` string of a module's `.modinfo` section.
+fn depends(module: &[u8]) -> Vec<String> {
+    const FIELD: &[u8] = b"\0depends=";
+    let Some(start) = module
+        .windows(FIELD.len())
+        .position(|window| window == FIELD)
+    else {
+        return Vec::new();
+    };
+    let value = module[start + FIELD.len()..]
+        .split(|&byte| byte == 0)
+        .next()
+        .unwrap_or_default();
+    String::from_utf8_lossy(value)
+        .split(',')
+        .filter(|name| !name.is_empty())
+        .map(str::to_owned)
+        .collect()
+}
+
+/// The module in `file`, decompressed: distributions ship `.ko`, `.ko.xz` or `.ko.zst`.
+fn module(file: &Path) -> Result<Vec<u8>> {
+    let packed = read(file)?;
+    let mut data = Vec::new();
+    match file.extension().and_then(|extension| extension.to_str()) {
+        Some("ko") => return Ok(packed),
+        Some("xz") => lzma_rust2::XzReader::new(packed.as_slice(), true).read_to_end(&mut data)?,
+        Some("zst") => {
+            ruzstd::decoding::StreamingDecoder::new(packed.as_slice())?.read_to_end(&mut data)?
+        }
+        _ => bail!(
+            "{} is compressed in a way that the lab does not read",
+            file.display()
+        ),
+    };
+    Ok(data)
+}
+
+fn module_files(directory: &Path, found: &mut Vec<PathBuf>) {
+    for path in std::fs::read_dir(directory)
+        .into_iter()
+        .flatten()
+        .flatten()
+        .map(|entry| entry.path())
+    {
+        if path.is_dir() {
+            module_files(&path, found);
+        } else if path.to_string_lossy().contains(".ko") {
+            found.push(path);
+        }
+    }
+}
+
+fn read(file: &Path) -> Result<Vec<u8>> {
+    std::fs::read(file).with_context(|| format!("cannot read {}", file.display()))
+}

@@ -1,0 +1,7 @@
+//! What several test programs share.
+
+// The build script packs the embedded initramfs with the same writer.
+#[path = "../../guest/init/cpio.rs"]
+pub mod cpio;
+pub mod lab;
+pub mod lab_image;
