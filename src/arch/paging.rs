@@ -1,1 +1,134 @@
-//! paging
+//! Page tables: the identity map that 64-bit entries start on, and the walk that a diagnosis shows.
+//!
+//! Leaves out 5-level paging, 32-bit paging without PAE, protection keys, and rights (a walk only translates).
+//! Source: Intel SDM vol. 3A §4.5 (4-level paging), §4.4 (PAE paging).
+
+use super::cpu_state::{CR0_PG, CR4_PAE, CpuState, EFER_LMA};
+use super::layout::{GIB, IDENTITY_PD_COUNT, PAGE_SIZE};
+
+/// Entries of a page table.
+pub const ENTRIES: usize = 512;
+/// Entry: present.
+pub const PRESENT: u64 = 1;
+/// Entry: writable.
+pub const WRITABLE: u64 = 1 << 1;
+/// Entry of a PDPT or PD: maps a page itself.
+pub const PAGE: u64 = 1 << 7;
+/// Physical address in an entry.
+const ADDRESS: u64 = 0x000f_ffff_ffff_f000;
+
+/// Tables that [`identity_map`] makes.
+pub const IDENTITY_TABLES: usize = 2 + IDENTITY_PD_COUNT as usize;
+
+/// Page tables that map the first 4 GiB onto themselves by 2 MiB pages, to be written one after the other from `pml4` on
+/// (a page-aligned guest-physical address).
+pub fn identity_map(pml4: u64) -> [[u64; ENTRIES]; IDENTITY_TABLES] {
+    let mut tables = [[0; ENTRIES]; IDENTITY_TABLES];
+    let table = |index: u64| (pml4 + index * PAGE_SIZE) | PRESENT | WRITABLE;
+    tables[0][0] = table(1);
+    for pd in 0..IDENTITY_PD_COUNT {
+        tables[1][pd as usize] = table(2 + pd);
+        for entry in 0..ENTRIES as u64 {
+            tables[2 + pd as usize][entry as usize] = (pd * GIB + entry * (2 << 20)) | PRESENT | WRITABLE | PAGE;
+        }
+    }
+    tables
+}
+
+/// One step of a walk: the entry of one table.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Step {
+    /// Name of the table: "PML4", "PDPT", "PD", "PT".
+    pub table: &'static str,
+    /// Guest-physical address of the entry.
+    pub entry_gpa: u64,
+    /// The entry; `None` where it is not in RAM.
+    pub entry: Option<u64>,
+}
+
+/// How a linear address translates.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Walk {
+    /// The entries on the way; empty without paging.
+    pub steps: Vec<Step>,
+    /// The guest-physical address; `None` where an entry is missing.
+    pub gpa: Option<u64>,
+}
+
+/// Translates the linear address `gva` as the vCPU in `state` would. `read` gives a 64-bit word of guest-physical memory.
+pub fn walk(state: &CpuState, gva: u64, read: &mut dyn FnMut(u64) -> Option<u64>) -> Walk {
+    let mut steps = Vec::new();
+    if state.cr0 & CR0_PG == 0 {
+        return Walk { steps, gpa: Some(gva & 0xffff_ffff) };
+    }
+    if state.cr4 & CR4_PAE == 0 {
+        return Walk { steps, gpa: None };
+    }
+    let long = state.efer & EFER_LMA != 0;
+    let levels: &[(&'static str, u32)] = if long {
+        &[("PML4", 39), ("PDPT", 30), ("PD", 21), ("PT", 12)]
+    } else {
+        &[("PDPT", 30), ("PD", 21), ("PT", 12)]
+    };
+    let mut table = if long { state.cr3 & ADDRESS } else { state.cr3 & 0xffff_ffe0 };
+    for &(name, shift) in levels {
+        let entry_gpa = table + ((gva >> shift) & 0x1ff) * 8;
+        let entry = read(entry_gpa);
+        steps.push(Step { table: name, entry_gpa, entry });
+        let Some(entry) = entry.filter(|entry| entry & PRESENT != 0) else { return Walk { steps, gpa: None } };
+        let is_page = shift == 12 || (entry & PAGE != 0 && shift != 39);
+        if is_page {
+            let offset = (1u64 << shift) - 1;
+            return Walk { steps, gpa: Some((entry & ADDRESS & !offset) | (gva & offset)) };
+        }
+        table = entry & ADDRESS;
+    }
+    Walk { steps, gpa: None }
+}
+
+/// Copies guest code or data at the linear address `gva` into `bytes` through the page tables; returns how many bytes
+/// could be read.
+pub fn read_linear(state: &CpuState, gva: u64, bytes: &mut [u8], read: &mut dyn FnMut(u64) -> Option<u64>) -> usize {
+    for (index, byte) in bytes.iter_mut().enumerate() {
+        let Some(gpa) = walk(state, gva.wrapping_add(index as u64), read).gpa else { return index };
+        let Some(word) = read(gpa & !7) else { return index };
+        *byte = word.to_le_bytes()[(gpa & 7) as usize];
+    }
+    bytes.len()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::arch::layout::BOOT_PML4;
+
+    fn read(gpa: u64) -> Option<u64> {
+        let index = gpa.checked_sub(BOOT_PML4)? / 8;
+        identity_map(BOOT_PML4).as_flattened().get(index as usize).copied()
+    }
+
+    #[test]
+    fn the_identity_map_maps_4_gib_onto_themselves() {
+        let state = CpuState::long_mode(0);
+        for gva in [0, 0x10_1234, GIB - 1, 3 * GIB + 5, 4 * GIB - 1] {
+            let walk = walk(&state, gva, &mut read);
+            assert_eq!(walk.gpa, Some(gva));
+            assert_eq!(walk.steps.len(), 3);
+        }
+        assert_eq!(walk(&state, 4 * GIB, &mut read).gpa, None);
+    }
+
+    #[test]
+    fn without_paging_linear_is_physical() {
+        assert_eq!(walk(&CpuState::protected_mode(0), 0x1234, &mut read).gpa, Some(0x1234));
+    }
+
+    #[test]
+    fn hostile_tables_end_the_walk() {
+        let state = CpuState { cr3: u64::MAX, ..CpuState::long_mode(0) };
+        assert_eq!(walk(&state, u64::MAX, &mut |_| Some(u64::MAX)).gpa.map(|gpa| gpa & !ADDRESS), Some(0xfff));
+        assert_eq!(walk(&state, u64::MAX, &mut |_| None).gpa, None);
+        let mut bytes = [0; 4];
+        assert_eq!(read_linear(&state, 0, &mut bytes, &mut |_| None), 0);
+    }
+}
