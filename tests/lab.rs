@@ -38,16 +38,9 @@ fn main() -> ExitCode {
 fn arguments(mut words: impl Iterator<Item = String>) -> Result<Arguments> {
     let mut arguments = Arguments::default();
     while let Some(word) = words.next() {
-        let mut value = || {
-            words
-                .next()
-                .with_context(|| format!("{word} needs a value"))
-        };
+        let mut value = || words.next().with_context(|| format!("{word} needs a value"));
         match word.as_str() {
-            "--timeout" => {
-                arguments.timeout_seconds =
-                    Some(value()?.parse().context("--timeout takes seconds")?)
-            }
+            "--timeout" => arguments.timeout_seconds = Some(value()?.parse().context("--timeout takes seconds")?),
             "--filter" => arguments.filter = Some(value()?),
             "--file" => arguments.files.push(value()?.into()),
             "--" => arguments.command = words.by_ref().collect(),
@@ -55,10 +48,7 @@ fn arguments(mut words: impl Iterator<Item = String>) -> Result<Arguments> {
             _ => arguments.tests.push(word),
         }
     }
-    ensure!(
-        !arguments.tests.is_empty() || !arguments.command.is_empty(),
-        "nothing to run; see scripts/lab"
-    );
+    ensure!(!arguments.tests.is_empty() || !arguments.command.is_empty(), "nothing to run; see scripts/lab");
     Ok(arguments)
 }
 
@@ -73,12 +63,7 @@ fn run(arguments: Arguments) -> Result<i32> {
     for program in test_programs(&arguments.tests)? {
         image.add(&program)?;
         let filter = arguments.filter.as_deref().unwrap_or_default();
-        writeln!(
-            script,
-            "{} --test-threads=1 {} || status=$?",
-            quoted(&program.to_string_lossy()),
-            quoted(filter)
-        )?;
+        writeln!(script, "{} --test-threads=1 {} || status=$?", quoted(&program.to_string_lossy()), quoted(filter))?;
     }
     if !arguments.command.is_empty() {
         add_command(&mut image, &arguments.command)?;
@@ -86,29 +71,18 @@ fn run(arguments: Arguments) -> Result<i32> {
         writeln!(script, "{} || status=$?", words.join(" "))?;
     }
     script.push_str("exit $status\n");
-    let deadline =
-        Duration::from_secs(arguments.timeout_seconds.unwrap_or(DEFAULT_TIMEOUT_SECONDS));
-    lab::run(Job {
-        image,
-        script,
-        deadline,
-    })
+    let deadline = Duration::from_secs(arguments.timeout_seconds.unwrap_or(DEFAULT_TIMEOUT_SECONDS));
+    lab::run(Job { image, script, deadline })
 }
 
 /// The same directory and the same variables as here, for all that concerns Hostel and its tests.
 fn prologue(image: &mut Image) -> Result<String> {
     let directory = std::env::current_dir()?;
-    let directory = directory
-        .to_str()
-        .context("the current directory's name is not UTF-8")?;
+    let directory = directory.to_str().context("the current directory's name is not UTF-8")?;
     image.directory(directory);
-    let mut script = format!(
-        "cd {}\nexport HOSTEL_REQUIRE_KVM=1 HOSTEL_LAB_KERNEL={KERNEL}\nstatus=0\n",
-        quoted(directory)
-    );
-    for (name, value) in std::env::vars()
-        .filter(|(name, _)| name.starts_with("HOSTEL_") || name.starts_with("RUST_"))
-    {
+    let mut script =
+        format!("cd {}\nexport HOSTEL_REQUIRE_KVM=1 HOSTEL_LAB_KERNEL={KERNEL}\nstatus=0\n", quoted(directory));
+    for (name, value) in std::env::vars().filter(|(name, _)| name.starts_with("HOSTEL_") || name.starts_with("RUST_")) {
         writeln!(script, "export {name}={}", quoted(&value))?;
     }
     Ok(script)
@@ -116,27 +90,15 @@ fn prologue(image: &mut Image) -> Result<String> {
 
 /// Adds the program, unless busybox has it, and every file that a word names by itself or behind its `=`.
 fn add_command(image: &mut Image, command: &[String]) -> Result<()> {
-    let applets = Command::new("busybox")
-        .arg("--list")
-        .output()
-        .context("cannot run busybox")?;
+    let applets = Command::new("busybox").arg("--list").output().context("cannot run busybox")?;
     let applets = String::from_utf8_lossy(&applets.stdout).into_owned();
     let program = &command[0];
-    if program != "hostel"
-        && !program.contains('/')
-        && !applets.lines().any(|applet| applet == program)
-    {
-        image.add(
-            &find_program(program).with_context(|| format!("there is no program {program}"))?,
-        )?;
+    if program != "hostel" && !program.contains('/') && !applets.lines().any(|applet| applet == program) {
+        image.add(&find_program(program).with_context(|| format!("there is no program {program}"))?)?;
     }
     for word in command {
         let value = word.split_once('=').map_or("", |(_, value)| value);
-        for file in [word.as_str(), value]
-            .map(Path::new)
-            .iter()
-            .filter(|file| file.is_file())
-        {
+        for file in [word.as_str(), value].map(Path::new).iter().filter(|file| file.is_file()) {
             image.add(file)?;
         }
     }
@@ -149,13 +111,7 @@ fn test_programs(names: &[String]) -> Result<Vec<PathBuf>> {
         return Ok(Vec::new());
     }
     let mut cargo = Command::new(env!("CARGO"));
-    cargo.args([
-        "test",
-        "--no-run",
-        "--quiet",
-        "--message-format=json",
-        "--manifest-path",
-    ]);
+    cargo.args(["test", "--no-run", "--quiet", "--message-format=json", "--manifest-path"]);
     cargo.arg(concat!(env!("CARGO_MANIFEST_DIR"), "/Cargo.toml"));
     for name in names {
         if name == "lib" {
@@ -164,10 +120,7 @@ fn test_programs(names: &[String]) -> Result<Vec<PathBuf>> {
             cargo.args(["--test", name])
         };
     }
-    let output = cargo
-        .stderr(std::process::Stdio::inherit())
-        .output()
-        .context("cannot run cargo")?;
+    let output = cargo.stderr(std::process::Stdio::inherit()).output().context("cannot run cargo")?;
     ensure!(output.status.success(), "the tests do not build");
     let messages = String::from_utf8_lossy(&output.stdout).into_owned();
     let programs: Vec<PathBuf> = messages
@@ -176,12 +129,7 @@ fn test_programs(names: &[String]) -> Result<Vec<PathBuf>> {
         .filter(|message| message["profile"]["test"] == true)
         .filter_map(|message| message["executable"].as_str().map(PathBuf::from))
         .collect();
-    ensure!(
-        programs.len() == names.len(),
-        "Cargo built {} of {} test programs",
-        programs.len(),
-        names.len()
-    );
+    ensure!(programs.len() == names.len(), "Cargo built {} of {} test programs", programs.len(), names.len());
     Ok(programs)
 }
 

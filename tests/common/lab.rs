@@ -34,18 +34,14 @@ pub struct Job {
 pub fn kernel_directory() -> Result<PathBuf> {
     let cache = std::env::var_os("XDG_CACHE_HOME").map(PathBuf::from);
     let home = || std::env::var_os("HOME").map(|home| Path::new(&home).join(".cache"));
-    Ok(cache
-        .or_else(home)
-        .context("neither XDG_CACHE_HOME nor HOME is set")?
-        .join("hostel/lab/kernel"))
+    Ok(cache.or_else(home).context("neither XDG_CACHE_HOME nor HOME is set")?.join("hostel/lab/kernel"))
 }
 
 /// Runs the job, its output going to our standard output, and returns its status.
 pub fn run(job: Job) -> Result<i32> {
     let kernel = kernel_image(&kernel_directory()?)?;
     let directory = std::env::temp_dir().join(format!("hostel-lab-{}", std::process::id()));
-    std::fs::create_dir(&directory)
-        .with_context(|| format!("cannot create {}", directory.display()))?;
+    std::fs::create_dir(&directory).with_context(|| format!("cannot create {}", directory.display()))?;
     let result = attempts(&kernel, &directory, job);
     std::fs::remove_dir_all(&directory)?;
     result
@@ -53,8 +49,7 @@ pub fn run(job: Job) -> Result<i32> {
 
 fn attempts(kernel: &Path, directory: &Path, job: Job) -> Result<i32> {
     let initramfs = directory.join("initramfs");
-    std::fs::write(&initramfs, job.image.finish(&job.script))
-        .context("cannot write the lab's initramfs")?;
+    std::fs::write(&initramfs, job.image.finish(&job.script)).context("cannot write the lab's initramfs")?;
     for attempt in 1..=ATTEMPTS {
         let log = directory.join("log");
         let machine = machine(kernel, &initramfs, &log, job.deadline)?;
@@ -78,56 +73,19 @@ fn machine(kernel: &Path, initramfs: &Path, log: &Path, deadline: Duration) -> R
     let terminal = std::io::stdin().is_terminal() && std::io::stdout().is_terminal();
     // panic=-1 and -no-reboot: a panic ends the machine at once.
     let words = "console=ttyS0 quiet panic=-1";
-    let command_line = if terminal {
-        format!("{words} hostel_lab.terminal")
-    } else {
-        words.to_owned()
-    };
+    let command_line = if terminal { format!("{words} hostel_lab.terminal") } else { words.to_owned() };
     File::create(log)?;
     let status = Command::new("timeout")
-        .args([
-            "--foreground",
-            "--kill-after=5",
-            &deadline.as_secs().to_string(),
-            "qemu-system-x86_64",
-        ])
-        .args([
-            "-nodefaults",
-            "-no-user-config",
-            "-display",
-            "none",
-            "-no-reboot",
-            "-M",
-            "q35",
-        ])
-        .args([
-            "-accel",
-            "tcg,thread=single",
-            "-cpu",
-            "max",
-            "-smp",
-            "2",
-            "-m",
-            "4096",
-            "-append",
-            &command_line,
-        ])
+        .args(["--foreground", "--kill-after=5", &deadline.as_secs().to_string(), "qemu-system-x86_64"])
+        .args(["-nodefaults", "-no-user-config", "-display", "none", "-no-reboot", "-M", "q35"])
+        .args(["-accel", "tcg,thread=single", "-cpu", "max", "-smp", "2", "-m", "4096", "-append", &command_line])
         .arg("-kernel")
         .arg(kernel)
         .arg("-initrd")
         .arg(initramfs)
         .args(["-serial", &format!("file:{}", log.display())])
-        .args([
-            "-chardev",
-            "stdio,id=output,signal=off",
-            "-serial",
-            "chardev:output",
-        ])
-        .stdin(if terminal {
-            Stdio::inherit()
-        } else {
-            Stdio::null()
-        })
+        .args(["-chardev", "stdio,id=output,signal=off", "-serial", "chardev:output"])
+        .stdin(if terminal { Stdio::inherit() } else { Stdio::null() })
         .status()
         .context("cannot run timeout and qemu-system-x86_64")?;
     Ok(status.code())
@@ -135,7 +93,5 @@ fn machine(kernel: &Path, initramfs: &Path, log: &Path, deadline: Duration) -> R
 
 /// The status that the lab's init wrote to the kernel log.
 fn status_in(log: &str) -> Option<i32> {
-    log.lines()
-        .rev()
-        .find_map(|line| line.split_once(STATUS_MARK)?.1.trim().parse().ok())
+    log.lines().rev().find_map(|line| line.split_once(STATUS_MARK)?.1.trim().parse().ok())
 }

@@ -51,22 +51,15 @@ pub struct Image {
 impl Image {
     /// An initramfs with the machine's own part, for the kernel whose package was unpacked at `kernel`.
     pub fn new(kernel: &Path) -> Result<Self> {
-        let mut image = Self {
-            archive: Archive::default(),
-            added: BTreeSet::new(),
-        };
+        let mut image = Self { archive: Archive::default(), added: BTreeSet::new() };
         image.archive.character_device("/dev/console", 0o600, 5, 1);
         image.archive.file("/init", 0o755, INIT.as_bytes());
-        image
-            .archive
-            .file(KERNEL, 0o644, &read(&kernel_image(kernel)?)?);
+        image.archive.file(KERNEL, 0o644, &read(&kernel_image(kernel)?)?);
         let busybox = find_program("busybox").context("busybox is not installed")?;
         image.archive.file("/bin/busybox", 0o755, &read(&busybox)?);
         image.libraries(&busybox)?;
         for (index, module) in with_dependencies(kernel, &MODULES)?.iter().enumerate() {
-            image
-                .archive
-                .file(&format!("/lab/modules/{index:02}.ko"), 0o644, module);
+            image.archive.file(&format!("/lab/modules/{index:02}.ko"), 0o644, module);
         }
         Ok(image)
     }
@@ -78,15 +71,9 @@ impl Image {
             return Ok(());
         }
         let data = read(&file)?;
-        let path = file
-            .to_str()
-            .with_context(|| format!("{} is not UTF-8", file.display()))?;
+        let path = file.to_str().with_context(|| format!("{} is not UTF-8", file.display()))?;
         self.archive.file(path, 0o755, &data);
-        if data.starts_with(b"\x7fELF") {
-            self.libraries(&file)
-        } else {
-            Ok(())
-        }
+        if data.starts_with(b"\x7fELF") { self.libraries(&file) } else { Ok(()) }
     }
 
     /// Adds a directory.
@@ -107,15 +94,9 @@ impl Image {
 
     /// Adds what `ldd` lists: lines like `libc.so.6 => /lib/libc.so.6 (0x...)` and `/lib64/ld-linux-x86-64.so.2 (0x...)`.
     fn libraries(&mut self, program: &Path) -> Result<()> {
-        let listing = Command::new("ldd")
-            .arg(program)
-            .output()
-            .context("cannot run ldd")?;
+        let listing = Command::new("ldd").arg(program).output().context("cannot run ldd")?;
         let listing = String::from_utf8_lossy(&listing.stdout).into_owned();
-        for library in listing
-            .split_whitespace()
-            .filter(|word| word.starts_with('/'))
-        {
+        for library in listing.split_whitespace().filter(|word| word.starts_with('/')) {
             self.add(Path::new(library))?;
         }
         Ok(())
@@ -125,21 +106,15 @@ impl Image {
 /// The program of this name on the search path.
 pub fn find_program(name: &str) -> Option<PathBuf> {
     let path = std::env::var_os("PATH")?;
-    std::env::split_paths(&path)
-        .map(|directory| directory.join(name))
-        .find(|file| file.is_file())
+    std::env::split_paths(&path).map(|directory| directory.join(name)).find(|file| file.is_file())
 }
 
 /// The bzImage of the kernel whose package was unpacked at `kernel`.
 pub fn kernel_image(kernel: &Path) -> Result<PathBuf> {
     let boot = kernel.join("boot");
-    let mut entries = std::fs::read_dir(&boot)
-        .with_context(|| format!("cannot read {}", boot.display()))?
-        .flatten();
+    let mut entries = std::fs::read_dir(&boot).with_context(|| format!("cannot read {}", boot.display()))?.flatten();
     let image = entries.find(|entry| entry.file_name().to_string_lossy().starts_with("vmlinuz"));
-    Ok(image
-        .with_context(|| format!("no vmlinuz in {}", boot.display()))?
-        .path())
+    Ok(image.with_context(|| format!("no vmlinuz in {}", boot.display()))?.path())
 }
 
 /// The contents of the named modules and of all that they depend on, in the order to load them.
@@ -153,24 +128,13 @@ fn with_dependencies(kernel: &Path, names: &[&str]) -> Result<Vec<Vec<u8>>> {
     Ok(ordered)
 }
 
-fn load_order(
-    name: &str,
-    all: &[PathBuf],
-    seen: &mut BTreeSet<String>,
-    ordered: &mut Vec<Vec<u8>>,
-) -> Result<()> {
+fn load_order(name: &str, all: &[PathBuf], seen: &mut BTreeSet<String>, ordered: &mut Vec<Vec<u8>>) -> Result<()> {
     // File names use - and _ for what is one module.
     let name = name.replace('-', "_");
     if !seen.insert(name.clone()) {
         return Ok(());
     }
-    let stem = |file: &Path| {
-        file.file_name()?
-            .to_str()?
-            .split('.')
-            .next()
-            .map(|stem| stem.replace('-', "_"))
-    };
+    let stem = |file: &Path| file.file_name()?.to_str()?.split('.').next().map(|stem| stem.replace('-', "_"));
     let file = all.iter().find(|file| stem(file).as_ref() == Some(&name));
     let data = module(file.with_context(|| format!("the kernel's package has no module {name}"))?)?;
     for dependency in depends(&data) {
@@ -183,21 +147,11 @@ fn load_order(
 /// The names in the `depends=` string of a module's `.modinfo` section.
 fn depends(module: &[u8]) -> Vec<String> {
     const FIELD: &[u8] = b"\0depends=";
-    let Some(start) = module
-        .windows(FIELD.len())
-        .position(|window| window == FIELD)
-    else {
+    let Some(start) = module.windows(FIELD.len()).position(|window| window == FIELD) else {
         return Vec::new();
     };
-    let value = module[start + FIELD.len()..]
-        .split(|&byte| byte == 0)
-        .next()
-        .unwrap_or_default();
-    String::from_utf8_lossy(value)
-        .split(',')
-        .filter(|name| !name.is_empty())
-        .map(str::to_owned)
-        .collect()
+    let value = module[start + FIELD.len()..].split(|&byte| byte == 0).next().unwrap_or_default();
+    String::from_utf8_lossy(value).split(',').filter(|name| !name.is_empty()).map(str::to_owned).collect()
 }
 
 /// The module in `file`, decompressed: distributions ship `.ko`, `.ko.xz` or `.ko.zst`.
@@ -207,24 +161,14 @@ fn module(file: &Path) -> Result<Vec<u8>> {
     match file.extension().and_then(|extension| extension.to_str()) {
         Some("ko") => return Ok(packed),
         Some("xz") => lzma_rust2::XzReader::new(packed.as_slice(), true).read_to_end(&mut data)?,
-        Some("zst") => {
-            ruzstd::decoding::StreamingDecoder::new(packed.as_slice())?.read_to_end(&mut data)?
-        }
-        _ => bail!(
-            "{} is compressed in a way that the lab does not read",
-            file.display()
-        ),
+        Some("zst") => ruzstd::decoding::StreamingDecoder::new(packed.as_slice())?.read_to_end(&mut data)?,
+        _ => bail!("{} is compressed in a way that the lab does not read", file.display()),
     };
     Ok(data)
 }
 
 fn module_files(directory: &Path, found: &mut Vec<PathBuf>) {
-    for path in std::fs::read_dir(directory)
-        .into_iter()
-        .flatten()
-        .flatten()
-        .map(|entry| entry.path())
-    {
+    for path in std::fs::read_dir(directory).into_iter().flatten().flatten().map(|entry| entry.path()) {
         if path.is_dir() {
             module_files(&path, found);
         } else if path.to_string_lossy().contains(".ko") {
