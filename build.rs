@@ -1,2 +1,187 @@
-//! Builds the sample guests.
-fn main() {}
+//! Compiles the sample guests under `guest/` with the compiler and the linker that build Hostel itself.
+//!
+//! A guest is a static program for no operating system: `no_std`, no start files, no red zone (an interrupt handler on the
+//! same stack would overwrite it), its place in memory given by a linker script. `src/boot/samples.rs` embeds the images
+//! from `OUT_DIR` and describes them; `guest/README.md` shows the same steps by hand.
+
+use std::env;
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+use std::thread;
+
+/// One image: what it is called, its source in `guest/bin`, the symbol it is entered at, and its shape.
+struct Image {
+    name: &'static str,
+    source: &'static str,
+    entry: &'static str,
+    shape: Shape,
+}
+
+/// What the loader gets.
+enum Shape {
+    /// An ELF file, linked at 1 MiB.
+    Elf,
+    /// The bytes from this address up.
+    Flat(u64),
+}
+
+/// Where an ELF guest lies: above the first MiB and what the boot protocols keep there.
+const ELF_BASE: u64 = 0x10_0000;
+/// Where a boot sector is loaded by custom, and where Hostel loads a flat 16-bit binary.
+const FLAT16_BASE: u64 = 0x7c00;
+/// Where Hostel loads a flat 64-bit binary.
+const FLAT64_BASE: u64 = 0x1_0000;
+
+const fn image(
+    name: &'static str,
+    source: &'static str,
+    entry: &'static str,
+    shape: Shape,
+) -> Image {
+    Image {
+        name,
+        source,
+        entry,
+        shape,
+    }
+}
+
+const IMAGES: &[Image] = &[
+    image("hello", "hello", "pvh_start", Shape::Elf),
+    image("hello-linux64", "hello", "linux64_start", Shape::Elf),
+    image("hello-multiboot", "hello", "multiboot_start", Shape::Elf),
+    image(
+        "hello-flat16",
+        "hello",
+        "flat16_start",
+        Shape::Flat(FLAT16_BASE),
+    ),
+    image(
+        "hello-flat64",
+        "hello",
+        "flat64_start",
+        Shape::Flat(FLAT64_BASE),
+    ),
+];
+
+fn main() {
+    println!("cargo:rerun-if-changed=build.rs");
+    for folder in ["asm", "bin", "lib", "link"] {
+        println!("cargo:rerun-if-changed=guest/{folder}");
+    }
+    let out = PathBuf::from(env::var_os("OUT_DIR").expect("cargo sets OUT_DIR"));
+
+    let library = out.join("libguest.rlib");
+    let mut compile = rustc(Path::new("guest/lib/lib.rs"), &library);
+    compile.args(["--crate-name", "guest", "--crate-type", "rlib"]);
+    run(compile);
+
+    thread::scope(|scope| {
+        for image in IMAGES {
+            let (out, library) = (&out, &library);
+            scope.spawn(move || build(image, out, library));
+        }
+    });
+}
+
+/// The compiler as every guest needs it, from `source` to the file `output`.
+fn rustc(source: &Path, output: &Path) -> Command {
+    let mut command = Command::new(env::var_os("RUSTC").expect("cargo sets RUSTC"));
+    command
+        .arg(source)
+        .arg("-o")
+        .arg(output)
+        .args(["--edition", "2024"]);
+    for option in [
+        "panic=abort",
+        "opt-level=s",
+        "codegen-units=1",
+        "relocation-model=static",
+        "no-redzone=yes",
+        "no-vectorize-loops",
+        "no-vectorize-slp",
+        "strip=symbols",
+    ] {
+        command.args(["-C", option]);
+    }
+    command
+}
+
+/// Compiles and links one guest.
+fn build(image: &Image, out: &Path, library: &Path) {
+    let source = Path::new("guest/bin")
+        .join(image.source)
+        .with_extension("rs");
+    let base = match image.shape {
+        Shape::Elf => ELF_BASE,
+        Shape::Flat(base) => base,
+    };
+    let file = out.join(image.name);
+    let mut command = rustc(&source, &file);
+    command
+        .arg("--extern")
+        .arg(format!("guest={}", library.display()));
+    for argument in [
+        "-nostartfiles -nostdlib -static -no-pie",
+        "-Wl,--build-id=none,--gc-sections,-z,max-page-size=4096",
+        &format!(
+            "-Wl,-T,guest/link/guest.ld,--defsym=base={base},-e,{}",
+            image.entry
+        ),
+    ] {
+        command.args(["-C", &format!("link-args={argument}")]);
+    }
+    run(command);
+    if let Shape::Flat(_) = image.shape {
+        let elf = fs::read(&file).expect("the linker wrote the image");
+        fs::write(&file, flatten(&elf, base)).expect("OUT_DIR is writable");
+    }
+}
+
+/// Runs a compiler; the build fails with its messages if it does.
+fn run(mut command: Command) {
+    let result = command
+        .output()
+        .expect("the compiler that runs this build can be started");
+    let messages = String::from_utf8_lossy(&result.stderr);
+    assert!(
+        result.status.success(),
+        "a guest does not compile: {command:?}\n{messages}"
+    );
+    for line in messages.lines() {
+        println!("cargo:warning={line}");
+    }
+}
+
+/// The memory from `base` up as the segments of `elf` fill it (System V gABI "Program Header").
+///
+/// `ld --oformat=binary` would do, but GNU ld then keeps what no entry reaches.
+fn flatten(elf: &[u8], base: u64) -> Vec<u8> {
+    const PT_LOAD: u64 = 1;
+    let number = |at: usize, bytes: usize| {
+        elf[at..at + bytes]
+            .iter()
+            .rev()
+            .fold(0, |value, &byte| value << 8 | u64::from(byte))
+    };
+    let (table, entry_bytes, entries) = (
+        number(32, 8) as usize,
+        number(54, 2) as usize,
+        number(56, 2) as usize,
+    );
+    let mut memory = Vec::new();
+    for header in (0..entries)
+        .map(|i| table + i * entry_bytes)
+        .filter(|&at| number(at, 4) == PT_LOAD)
+    {
+        let (offset, file_bytes) = (
+            number(header + 8, 8) as usize,
+            number(header + 32, 8) as usize,
+        );
+        let start = (number(header + 24, 8) - base) as usize;
+        memory.resize(memory.len().max(start + number(header + 40, 8) as usize), 0);
+        memory[start..start + file_bytes].copy_from_slice(&elf[offset..offset + file_bytes]);
+    }
+    memory
+}
