@@ -33,36 +33,16 @@ const FLAT16_BASE: u64 = 0x7c00;
 /// Where Hostel loads a flat 64-bit binary.
 const FLAT64_BASE: u64 = 0x1_0000;
 
-const fn image(
-    name: &'static str,
-    source: &'static str,
-    entry: &'static str,
-    shape: Shape,
-) -> Image {
-    Image {
-        name,
-        source,
-        entry,
-        shape,
-    }
+const fn image(name: &'static str, source: &'static str, entry: &'static str, shape: Shape) -> Image {
+    Image { name, source, entry, shape }
 }
 
 const IMAGES: &[Image] = &[
     image("hello", "hello", "pvh_start", Shape::Elf),
     image("hello-linux64", "hello", "linux64_start", Shape::Elf),
     image("hello-multiboot", "hello", "multiboot_start", Shape::Elf),
-    image(
-        "hello-flat16",
-        "hello",
-        "flat16_start",
-        Shape::Flat(FLAT16_BASE),
-    ),
-    image(
-        "hello-flat64",
-        "hello",
-        "flat64_start",
-        Shape::Flat(FLAT64_BASE),
-    ),
+    image("hello-flat16", "hello", "flat16_start", Shape::Flat(FLAT16_BASE)),
+    image("hello-flat64", "hello", "flat64_start", Shape::Flat(FLAT64_BASE)),
 ];
 
 fn main() {
@@ -88,11 +68,7 @@ fn main() {
 /// The compiler as every guest needs it, from `source` to the file `output`.
 fn rustc(source: &Path, output: &Path) -> Command {
     let mut command = Command::new(env::var_os("RUSTC").expect("cargo sets RUSTC"));
-    command
-        .arg(source)
-        .arg("-o")
-        .arg(output)
-        .args(["--edition", "2024"]);
+    command.arg(source).arg("-o").arg(output).args(["--edition", "2024"]);
     for option in [
         "panic=abort",
         "opt-level=s",
@@ -110,25 +86,18 @@ fn rustc(source: &Path, output: &Path) -> Command {
 
 /// Compiles and links one guest.
 fn build(image: &Image, out: &Path, library: &Path) {
-    let source = Path::new("guest/bin")
-        .join(image.source)
-        .with_extension("rs");
+    let source = Path::new("guest/bin").join(image.source).with_extension("rs");
     let base = match image.shape {
         Shape::Elf => ELF_BASE,
         Shape::Flat(base) => base,
     };
     let file = out.join(image.name);
     let mut command = rustc(&source, &file);
-    command
-        .arg("--extern")
-        .arg(format!("guest={}", library.display()));
+    command.arg("--extern").arg(format!("guest={}", library.display()));
     for argument in [
         "-nostartfiles -nostdlib -static -no-pie",
         "-Wl,--build-id=none,--gc-sections,-z,max-page-size=4096",
-        &format!(
-            "-Wl,-T,guest/link/guest.ld,--defsym=base={base},-e,{}",
-            image.entry
-        ),
+        &format!("-Wl,-T,guest/link/guest.ld,--defsym=base={base},-e,{}", image.entry),
     ] {
         command.args(["-C", &format!("link-args={argument}")]);
     }
@@ -141,14 +110,9 @@ fn build(image: &Image, out: &Path, library: &Path) {
 
 /// Runs a compiler; the build fails with its messages if it does.
 fn run(mut command: Command) {
-    let result = command
-        .output()
-        .expect("the compiler that runs this build can be started");
+    let result = command.output().expect("the compiler that runs this build can be started");
     let messages = String::from_utf8_lossy(&result.stderr);
-    assert!(
-        result.status.success(),
-        "a guest does not compile: {command:?}\n{messages}"
-    );
+    assert!(result.status.success(), "a guest does not compile: {command:?}\n{messages}");
     for line in messages.lines() {
         println!("cargo:warning={line}");
     }
@@ -159,26 +123,12 @@ fn run(mut command: Command) {
 /// `ld --oformat=binary` would do, but GNU ld then keeps what no entry reaches.
 fn flatten(elf: &[u8], base: u64) -> Vec<u8> {
     const PT_LOAD: u64 = 1;
-    let number = |at: usize, bytes: usize| {
-        elf[at..at + bytes]
-            .iter()
-            .rev()
-            .fold(0, |value, &byte| value << 8 | u64::from(byte))
-    };
-    let (table, entry_bytes, entries) = (
-        number(32, 8) as usize,
-        number(54, 2) as usize,
-        number(56, 2) as usize,
-    );
+    let number =
+        |at: usize, bytes: usize| elf[at..at + bytes].iter().rev().fold(0, |value, &byte| value << 8 | u64::from(byte));
+    let (table, entry_bytes, entries) = (number(32, 8) as usize, number(54, 2) as usize, number(56, 2) as usize);
     let mut memory = Vec::new();
-    for header in (0..entries)
-        .map(|i| table + i * entry_bytes)
-        .filter(|&at| number(at, 4) == PT_LOAD)
-    {
-        let (offset, file_bytes) = (
-            number(header + 8, 8) as usize,
-            number(header + 32, 8) as usize,
-        );
+    for header in (0..entries).map(|i| table + i * entry_bytes).filter(|&at| number(at, 4) == PT_LOAD) {
+        let (offset, file_bytes) = (number(header + 8, 8) as usize, number(header + 32, 8) as usize);
         let start = (number(header + 24, 8) - base) as usize;
         memory.resize(memory.len().max(start + number(header + 40, 8) as usize), 0);
         memory[start..start + file_bytes].copy_from_slice(&elf[offset..offset + file_bytes]);

@@ -38,9 +38,11 @@ use linux_loader::loader::elf::{Elf, PvhBootCapability};
 use vm_memory::{GuestAddress, GuestMemoryBackend, GuestMemoryMmap, GuestMemoryRegion};
 use vmm_sys_util::signal::{Killable, SIGRTMIN, register_signal_handler};
 
+/// Whatever went wrong; it may come from the other thread.
+type Failure = Box<dyn Error + Send + Sync>;
+
 /// The kernel to boot: an ELF file with a PVH note.
 const HELLO: &[u8] = include_bytes!(concat!(env!("OUT_DIR"), "/hello"));
-/// How much RAM the guest gets, and how long it may run.
 const RAM_BYTES: usize = 16 << 20;
 const DEADLINE: Duration = Duration::from_secs(10);
 
@@ -59,7 +61,7 @@ const TRANSMITTER_EMPTY: u8 = 0x60;
 /// SLP_EN with SLP_TYP 5: the value that turns the machine off (ACPI 6.5 §4.8.3.7).
 const POWER_OFF: u8 = 0x34;
 
-fn main() -> Result<(), Box<dyn Error>> {
+fn main() -> Result<(), Failure> {
     // 1. A machine: at first a memory map without memory and without processors.
     let kvm = Kvm::new()?;
     let vm = kvm.create_vm()?;
@@ -89,7 +91,7 @@ fn main() -> Result<(), Box<dyn Error>> {
         thread.kill(SIGRTMIN())?;
         outcome = ended.recv_timeout(Duration::from_millis(10));
     }
-    thread.join().expect("the vCPU thread does not panic");
+    thread.join().expect("it has sent its message");
     eprintln!("the guest {}", outcome??);
     Ok(())
 }
@@ -99,7 +101,7 @@ fn main() -> Result<(), Box<dyn Error>> {
 extern "C" fn interrupt_kvm_run<Info, Context>(_signal: c_int, _: *mut Info, _: *mut Context) {}
 
 /// Maps host memory and tells KVM that it is the guest's from address 0 up.
-fn plug_ram(vm: &VmFd) -> Result<GuestMemoryMmap, Box<dyn Error>> {
+fn plug_ram(vm: &VmFd) -> Result<GuestMemoryMmap, Failure> {
     let ram = GuestMemoryMmap::from_ranges(&[(GuestAddress(0), RAM_BYTES)])?;
     for (slot, region) in ram.iter().enumerate() {
         let slot = kvm_userspace_memory_region {
@@ -116,18 +118,13 @@ fn plug_ram(vm: &VmFd) -> Result<GuestMemoryMmap, Box<dyn Error>> {
 }
 
 /// Copies the kernel's segments into RAM and writes what PVH hands over; returns the address to enter.
-fn load_kernel(ram: &GuestMemoryMmap) -> Result<GuestAddress, Box<dyn Error>> {
+fn load_kernel(ram: &GuestMemoryMmap) -> Result<GuestAddress, Failure> {
     let kernel = Elf::load(ram, None, &mut Cursor::new(HELLO), None)?;
     let PvhBootCapability::PvhEntryPresent(entry) = kernel.pvh_boot_cap else {
         return Err("the kernel has no PVH note".into());
     };
 
-    let memory_map = [hvm_memmap_table_entry {
-        addr: 0,
-        size: RAM_BYTES as u64,
-        type_: 1,
-        reserved: 0,
-    }]; // 1: RAM
+    let memory_map = [hvm_memmap_table_entry { addr: 0, size: RAM_BYTES as u64, type_: 1, reserved: 0 }]; // 1: RAM
     let start_info = hvm_start_info {
         magic: 0x336e_c578, // "xEn3"
         version: 1,         // the first that has a memory map
@@ -153,11 +150,7 @@ fn set_pvh_entry_state(vcpu: &VcpuFd, entry: GuestAddress) -> Result<(), kvm_ioc
         g: 1,
         ..Default::default()
     };
-    let code = kvm_segment {
-        selector: 0x08,
-        type_: 11,
-        ..data
-    }; // code: readable, accessed
+    let code = kvm_segment { selector: 0x08, type_: 11, ..data }; // code: readable, accessed
 
     let mut system = vcpu.get_sregs()?; // what is not named below stays as after reset
     (system.cs, system.ds, system.es, system.ss) = (code, data, data, data);
@@ -175,41 +168,33 @@ fn set_pvh_entry_state(vcpu: &VcpuFd, entry: GuestAddress) -> Result<(), kvm_ioc
 ///
 /// This loop is the whole of hosted virtualization: KVM runs the guest on the processor itself, and what the guest cannot
 /// do there comes back as a value to be acted upon.
-fn run(vcpu: &mut VcpuFd) -> Result<&'static str, String> {
+fn run(vcpu: &mut VcpuFd) -> Result<&'static str, Failure> {
     for count in 1.. {
         match vcpu.run() {
             Ok(VcpuExit::IoOut(port, data)) => {
                 eprintln!("exit {count}: OUT to port {port:#x}, bytes {data:02x?}");
                 match (port, data) {
-                    (SERIAL_DATA, bytes) => stdout().write_all(bytes).map_err(|e| e.to_string())?,
+                    (SERIAL_DATA, bytes) => stdout().write_all(bytes)?,
                     (POWER, [POWER_OFF]) => return Ok("powered off"),
                     _ => {} // nobody there: the write goes nowhere, as on a real bus
                 }
             }
             Ok(VcpuExit::IoIn(port, data)) => {
                 // Answered by filling `data`; KVM gives it to the guest's register at the next run.
-                data.fill(if port == SERIAL_LINE_STATUS {
-                    TRANSMITTER_EMPTY
-                } else {
-                    0xff
-                });
+                data.fill(if port == SERIAL_LINE_STATUS { TRANSMITTER_EMPTY } else { 0xff });
                 eprintln!("exit {count}: IN from port {port:#x}, answered {data:02x?}");
             }
             Ok(VcpuExit::MmioRead(address, data)) => {
-                data.fill(0xff);
-                eprintln!("exit {count}: read from {address:#x}, where nothing is");
+                data.fill(0xff); // what an empty bus reads as
+                eprintln!("exit {count}: read from {address:#x}, answered {data:02x?}");
             }
-            Ok(VcpuExit::MmioWrite(address, _)) => {
-                eprintln!("exit {count}: write to {address:#x}, where nothing is")
-            }
+            Ok(VcpuExit::MmioWrite(address, _)) => eprintln!("exit {count}: write to {address:#x}, ignored"),
             Ok(VcpuExit::Hlt) => return Ok("halted, and nothing could wake it"),
-            Ok(other) => return Err(format!("exit {count}: {other:?}: the guest cannot go on")),
-            Err(error) => match io::Error::from(error) {
-                error if error.kind() == ErrorKind::Interrupted => {
-                    return Err("the deadline has passed".into());
-                }
-                error => return Err(format!("KVM_RUN failed: {error}")),
-            },
+            Ok(other) => return Err(format!("exit {count}: {other:?}: the guest cannot go on").into()),
+            Err(error) if io::Error::from(error).kind() == ErrorKind::Interrupted => {
+                return Err("the deadline has passed".into());
+            }
+            Err(error) => return Err(format!("KVM_RUN failed: {error}").into()),
         }
     }
     unreachable!("the loop has no end but those above")

@@ -1,0 +1,73 @@
+//! The sample guests inside the binary: one row a guest.
+//!
+//! The build script compiles them from `guest/`; `guest/README.md` tells what each one teaches. An image is detected like a
+//! file of the user's: ELF with a PVH note, or a 16-bit flat binary with a boot sector's signature.
+
+use crate::arch::irqchip::Irqchip;
+
+/// A guest that `hostel run NAME` boots without any file.
+pub struct Sample {
+    /// What `run` calls it.
+    pub name: &'static str,
+    /// What it shows, in one line.
+    pub shows: &'static str,
+    /// How it ends, and with which exit status.
+    pub ends: &'static str,
+    /// The image.
+    pub image: &'static [u8],
+    /// The interrupt controllers that it runs with unless told otherwise: the cheapest that serve it.
+    pub irqchip: Irqchip,
+    /// Processors that it runs with unless told otherwise.
+    pub cpus: u8,
+    /// Its source in the repository.
+    pub source: &'static str,
+}
+
+/// The image of this name that the build script has made.
+macro_rules! image {
+    ($name:literal) => {
+        include_bytes!(concat!(env!("OUT_DIR"), "/", $name))
+    };
+}
+
+/// Every sample guest, in the order in which `hostel guests` lists them.
+pub static SAMPLES: &[Sample] = &[Sample {
+    name: "hello",
+    shows: "the smallest 64-bit guest: two lines on the serial port",
+    ends: "powers off: 0",
+    image: image!("hello"),
+    irqchip: Irqchip::None,
+    cpus: 1,
+    source: "guest/bin/hello.rs",
+}];
+
+/// `hello` linked for each boot protocol: the protocol's name and the image. All print the same.
+pub static HELLO_FORMS: &[(&str, &[u8])] = &[
+    ("pvh", image!("hello")),
+    ("linux64", image!("hello-linux64")),
+    ("multiboot", image!("hello-multiboot")),
+    ("flat16", image!("hello-flat16")),
+    ("flat64", image!("hello-flat64")),
+];
+
+/// The sample guest called `name`.
+pub fn find(name: &str) -> Option<&'static Sample> {
+    SAMPLES.iter().find(|sample| sample.name == name)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_sample_is_found_by_its_name() {
+        assert_eq!(find("hello").map(|sample| sample.source), Some("guest/bin/hello.rs"));
+        assert!(find("nobody").is_none());
+    }
+
+    #[test]
+    fn the_16_bit_form_carries_a_boot_sector_signature() {
+        let (_, image) = HELLO_FORMS[3];
+        assert_eq!(image[510..512], [0x55, 0xaa]);
+    }
+}
