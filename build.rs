@@ -4,6 +4,10 @@
 //! same stack would overwrite it), its place in memory given by a linker script. `src/boot/samples.rs` embeds the images
 //! from `OUT_DIR` and describes them; `guest/README.md` shows the same steps by hand.
 
+#[allow(dead_code, reason = "the lab uses more of it")]
+#[path = "guest/init/cpio.rs"]
+mod cpio;
+
 use std::env;
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -47,7 +51,7 @@ const IMAGES: &[Image] = &[
 
 fn main() {
     println!("cargo:rerun-if-changed=build.rs");
-    for folder in ["asm", "bin", "lib", "link"] {
+    for folder in ["asm", "bin", "init", "lib", "link"] {
         println!("cargo:rerun-if-changed=guest/{folder}");
     }
     let out = PathBuf::from(env::var_os("OUT_DIR").expect("cargo sets OUT_DIR"));
@@ -62,6 +66,7 @@ fn main() {
             let (out, library) = (&out, &library);
             scope.spawn(move || build(image, out, library));
         }
+        scope.spawn(|| build_initramfs(&out));
     });
 }
 
@@ -106,6 +111,28 @@ fn build(image: &Image, out: &Path, library: &Path) {
         let elf = fs::read(&file).expect("the linker wrote the image");
         fs::write(&file, flatten(&elf, base)).expect("OUT_DIR is writable");
     }
+}
+
+/// Compiles init, which is a Linux program, and packs it with what the kernel needs before init has mounted anything.
+fn build_initramfs(out: &Path) {
+    let init = out.join("init");
+    let mut command = rustc(Path::new("guest/init/init.rs"), &init);
+    for argument in [
+        "-nostartfiles -nostdlib -static -no-pie",
+        // As in the guests' linker script: the precompiled `core` names this function, nothing calls it.
+        "-Wl,--build-id=none,--gc-sections,-z,max-page-size=4096,--defsym=rust_eh_personality=0",
+    ] {
+        command.args(["-C", &format!("link-args={argument}")]);
+    }
+    run(command);
+    let mut archive = cpio::Archive::default();
+    for directory in ["/dev", "/proc", "/sys"] {
+        archive.directory(directory);
+    }
+    // Linux devices.txt: the console is character device 5:1.
+    archive.character_device("/dev/console", 0o600, 5, 1);
+    archive.file("/init", 0o755, &fs::read(&init).expect("the linker wrote init"));
+    fs::write(out.join("initramfs"), archive.finish()).expect("OUT_DIR is writable");
 }
 
 /// Runs a compiler; the build fails with its messages if it does.

@@ -1,4 +1,4 @@
-//! The four functions that compiled Rust calls for copying, filling and comparing memory.
+//! The functions that compiled Rust calls for copying, filling, comparing and measuring memory.
 //!
 //! On a host they come from the C library. String instructions keep them short and free of vector registers.
 //! Source: Intel SDM vol. 2B "REP/REPE/REPZ/REPNE/REPNZ"; Rust `core` crate documentation, "How to use the core library".
@@ -12,7 +12,9 @@ use core::arch::asm;
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn memcpy(to: *mut u8, from: *const u8, length: usize) -> *mut u8 {
     // SAFETY: the caller vouches for both ranges; DF is clear by the calling convention.
-    unsafe { asm!("rep movsb", inout("rdi") to => _, inout("rsi") from => _, inout("rcx") length => _, options(nostack, preserves_flags)) };
+    unsafe {
+        asm!("rep movsb", inout("rdi") to => _, inout("rsi") from => _, inout("rcx") length => _, options(nostack, preserves_flags))
+    };
     to
 }
 
@@ -41,7 +43,9 @@ pub unsafe extern "C" fn memmove(to: *mut u8, from: *const u8, length: usize) ->
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn memset(to: *mut u8, value: i32, length: usize) -> *mut u8 {
     // SAFETY: the caller vouches for the range; DF is clear by the calling convention.
-    unsafe { asm!("rep stosb", inout("rdi") to => _, in("al") value as u8, inout("rcx") length => _, options(nostack, preserves_flags)) };
+    unsafe {
+        asm!("rep stosb", inout("rdi") to => _, in("al") value as u8, inout("rcx") length => _, options(nostack, preserves_flags))
+    };
     to
 }
 
@@ -59,4 +63,28 @@ pub unsafe extern "C" fn memcmp(left: *const u8, right: *const u8, length: usize
         }
     }
     0
+}
+
+/// Compares two ranges: zero if they are equal.
+///
+/// # Safety
+/// Both ranges must be mapped.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn bcmp(left: *const u8, right: *const u8, length: usize) -> i32 {
+    // SAFETY: the same contract.
+    unsafe { memcmp(left, right, length) }
+}
+
+/// How many bytes precede the first zero.
+///
+/// # Safety
+/// The string must be mapped up to its zero byte.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn strlen(string: *const u8) -> usize {
+    let mut length = 0;
+    // SAFETY: no byte behind the zero is read.
+    while unsafe { string.add(length).read_volatile() } != 0 {
+        length += 1;
+    }
+    length
 }
