@@ -3,5 +3,7 @@
 // The build script packs the embedded initramfs with the same writer.
 #[path = "../../guest/init/cpio.rs"]
 pub mod cpio;
+pub mod hostel;
+pub mod kvm;
 pub mod lab;
 pub mod lab_image;

@@ -1,0 +1,65 @@
+//! Runs the program under test to its end, or to a deadline.
+
+use std::io::{Read, Write};
+use std::os::unix::process::ExitStatusExt;
+use std::process::{Command, Stdio};
+use std::sync::mpsc::{self, Receiver};
+use std::thread;
+use std::time::{Duration, Instant};
+
+/// Long enough for everything that does not hang, also under software emulation.
+const DEADLINE: Duration = Duration::from_secs(300);
+
+/// How one run ended.
+#[derive(Debug)]
+pub struct Finished {
+    /// The exit status; that of a process ended by a signal is 128 and the signal's number, as shells have it.
+    pub status: i32,
+    /// The guest's bytes.
+    pub stdout: String,
+    /// What Hostel says.
+    pub stderr: String,
+    /// From start to end.
+    pub elapsed: Duration,
+}
+
+/// Runs `hostel` with these arguments, `input` on its standard input, which is closed then.
+///
+/// # Panics
+/// When the run takes longer than any that is right.
+pub fn hostel(arguments: &[&str], input: &str) -> Finished {
+    let start = Instant::now();
+    let mut child = Command::new(env!("CARGO_BIN_EXE_hostel"))
+        .args(arguments)
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .spawn()
+        .expect("Cargo built the program");
+    let stdout = collect(child.stdout.take().expect("stdout is a pipe"));
+    let stderr = collect(child.stderr.take().expect("stderr is a pipe"));
+    let mut stdin = child.stdin.take().expect("stdin is a pipe");
+    let input = input.to_owned();
+    // A guest may end without having read all of it.
+    thread::spawn(move || stdin.write_all(input.as_bytes()));
+    let output = [stdout, stderr].map(|stream| stream.recv_timeout(DEADLINE.saturating_sub(start.elapsed())));
+    if output.iter().any(Result::is_err) {
+        child.kill().expect("a child can be killed");
+        panic!("hostel {arguments:?} did not end within {DEADLINE:?}: {output:?}");
+    }
+    let status = child.wait().expect("a child can be waited for");
+    let [stdout, stderr] = output.map(|text| text.expect("checked above"));
+    let status = status.code().or(status.signal().map(|signal| 128 + signal)).expect("it ended in one of two ways");
+    Finished { status, stdout, stderr, elapsed: start.elapsed() }
+}
+
+/// Sends all that the stream carries once it ends.
+fn collect(mut stream: impl Read + Send + 'static) -> Receiver<String> {
+    let (sender, receiver) = mpsc::channel();
+    thread::spawn(move || {
+        let mut bytes = Vec::new();
+        let _ = stream.read_to_end(&mut bytes);
+        let _ = sender.send(String::from_utf8_lossy(&bytes).into_owned());
+    });
+    receiver
+}
