@@ -1,3 +1,9 @@
 //! The only room that names `kvm-ioctls`: a machine, its vCPUs, their exits and interrupts, as plain values.
 
 pub mod exit;
+pub mod irq;
+pub mod kick;
+pub mod registers;
+pub mod system;
+pub mod vcpu;
+pub mod vm;

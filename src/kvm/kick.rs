@@ -1,0 +1,48 @@
+//! Getting a vCPU out of the guest from another thread.
+//!
+//! A signal alone races with the entry: one that arrives just before KVM_RUN would be lost. So the handler, which runs on
+//! the vCPU's own thread, sets `immediate_exit` in `kvm_run`, and the entry that follows returns at once.
+//! Source: KVM API §5 `immediate_exit`.
+
+use std::cell::Cell;
+use std::io;
+use std::ptr;
+use std::thread::JoinHandle;
+use vmm_sys_util::signal::{Killable, SIGRTMIN, register_signal_handler};
+
+thread_local! {
+    /// `immediate_exit` of the vCPU that this thread runs.
+    static IMMEDIATE_EXIT: Cell<*mut u8> = const { Cell::new(ptr::null_mut()) };
+}
+
+/// Installs the handler of the kick signal; once a process, before the first vCPU thread starts.
+///
+/// # Errors
+/// The host refuses the handler.
+pub fn install_handler() -> io::Result<()> {
+    register_signal_handler(SIGRTMIN(), on_kick).map_err(|error| io::Error::from_raw_os_error(error.errno()))
+}
+
+/// Interrupts the vCPU that `thread` runs; without effect on a thread that has ended.
+pub fn kick<T>(thread: &JoinHandle<T>) {
+    let _ = thread.kill(0);
+}
+
+/// From now on a kick of this thread sets `*flag`.
+pub(super) fn bind(flag: *mut u8) {
+    IMMEDIATE_EXIT.set(flag);
+}
+
+/// No kick of this thread reaches a vCPU any more.
+pub(super) fn unbind() {
+    IMMEDIATE_EXIT.set(ptr::null_mut());
+}
+
+extern "C" fn on_kick(_signal: libc::c_int, _info: *mut libc::siginfo_t, _context: *mut libc::c_void) {
+    let flag = IMMEDIATE_EXIT.get();
+    if !flag.is_null() {
+        // SAFETY: `flag` points into the `kvm_run` mapping of a vCPU that lives: `Vcpu`'s drop, on this same thread, unbinds
+        // it first.
+        unsafe { flag.write_volatile(1) };
+    }
+}

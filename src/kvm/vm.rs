@@ -1,0 +1,103 @@
+//! A machine as KVM knows it: memory slots, interrupt controllers, vCPUs.
+//!
+//! Source: KVM API KVM_CREATE_VM, KVM_SET_USER_MEMORY_REGION, KVM_CREATE_IRQCHIP, KVM_CAP_SPLIT_IRQCHIP,
+//! KVM_CREATE_PIT2, KVM_CAP_X86_USER_SPACE_MSR.
+
+use super::irq::{KvmLine, KvmMsiSink};
+use super::system::{KvmError, System, call};
+use super::vcpu::Vcpu;
+use crate::arch::irqchip::Irqchip;
+use crate::arch::layout::{KVM_IDENTITY_MAP, KVM_TSS};
+use crate::memory::ram::GuestRam;
+use kvm_bindings::{
+    KVM_CAP_SPLIT_IRQCHIP, KVM_CAP_X86_USER_SPACE_MSR, KVM_MSR_EXIT_REASON_UNKNOWN, KVM_PIT_SPEAKER_DUMMY,
+    kvm_enable_cap, kvm_pit_config, kvm_userspace_memory_region,
+};
+use kvm_ioctls::VmFd;
+use std::sync::Arc;
+
+/// Inputs of the IOAPIC, in the kernel or ours (Intel 82093AA §2.0).
+pub const IOAPIC_INPUTS: u32 = 24;
+
+/// A virtual machine.
+pub struct Vm {
+    fd: Arc<VmFd>,
+    irqchip: Irqchip,
+    /// KVM reads and writes it behind the guest's accesses: it lives as long as the machine.
+    ram: Arc<GuestRam>,
+}
+
+impl Vm {
+    /// Creates a machine with `ram` in its memory slots and the given interrupt controllers.
+    ///
+    /// # Errors
+    /// KVM refuses one of the calls; the error names it.
+    pub fn new(system: &System, irqchip: Irqchip, ram: Arc<GuestRam>) -> Result<Vm, KvmError> {
+        let fd = system.fd.create_vm().map_err(call("KVM_CREATE_VM"))?;
+        // VMX without unrestricted guest keeps two helpers in guest-physical space; elsewhere these calls do nothing.
+        fd.set_identity_map_address(KVM_IDENTITY_MAP).map_err(call("KVM_SET_IDENTITY_MAP_ADDR"))?;
+        fd.set_tss_address(KVM_TSS as usize).map_err(call("KVM_SET_TSS_ADDR"))?;
+        create_irqchip(&fd, irqchip)?;
+        let mut unknown_msrs = kvm_enable_cap { cap: KVM_CAP_X86_USER_SPACE_MSR, ..kvm_enable_cap::default() };
+        unknown_msrs.args[0] = KVM_MSR_EXIT_REASON_UNKNOWN.into();
+        // Without it (Linux before 5.10) KVM answers unknown MSRs with #GP itself: only the message is lost.
+        let _ = fd.enable_cap(&unknown_msrs);
+        for (number, slot) in (0u32..).zip(ram.slots()) {
+            let region = kvm_userspace_memory_region {
+                slot: number,
+                guest_phys_addr: slot.gpa,
+                memory_size: slot.size,
+                userspace_addr: slot.hva,
+                flags: 0,
+            };
+            // SAFETY: the slot is a mapping that `ram` owns and never moves, and the Vm holds `ram` as long as the fd.
+            unsafe { fd.set_user_memory_region(region) }.map_err(call("KVM_SET_USER_MEMORY_REGION"))?;
+        }
+        Ok(Vm { fd: Arc::new(fd), irqchip, ram })
+    }
+
+    /// Creates vCPU number `id`: 0 starts, the others wait for INIT and SIPI where there are LAPICs.
+    ///
+    /// # Errors
+    /// KVM refuses.
+    pub fn create_vcpu(&self, id: u32) -> Result<Vcpu, KvmError> {
+        let fd = self.fd.create_vcpu(id.into()).map_err(call("KVM_CREATE_VCPU"))?;
+        Ok(Vcpu::new(fd, id, self.irqchip != Irqchip::None))
+    }
+
+    /// Input `gsi` of the in-kernel PIC and IOAPIC.
+    ///
+    /// # Panics
+    /// The machine has no full irqchip, or not that input: a mistake in the wiring.
+    pub fn line(&self, gsi: u32) -> KvmLine {
+        assert!(self.irqchip == Irqchip::Full && gsi < IOAPIC_INPUTS, "input {gsi} of an in-kernel IOAPIC");
+        KvmLine { vm: self.fd.clone(), gsi }
+    }
+
+    /// Where messages to the LAPICs go.
+    pub fn msi_sink(&self) -> KvmMsiSink {
+        KvmMsiSink { vm: self.fd.clone() }
+    }
+
+    /// The machine's RAM.
+    pub fn ram(&self) -> &Arc<GuestRam> {
+        &self.ram
+    }
+}
+
+fn create_irqchip(fd: &VmFd, irqchip: Irqchip) -> Result<(), KvmError> {
+    match irqchip {
+        Irqchip::None => Ok(()),
+        Irqchip::Split => {
+            let mut split = kvm_enable_cap { cap: KVM_CAP_SPLIT_IRQCHIP, ..kvm_enable_cap::default() };
+            split.args[0] = IOAPIC_INPUTS.into();
+            fd.enable_cap(&split).map_err(call("KVM_ENABLE_CAP of KVM_CAP_SPLIT_IRQCHIP"))
+        }
+        Irqchip::Full => {
+            fd.create_irq_chip().map_err(call("KVM_CREATE_IRQCHIP"))?;
+            // Port 0x61 is answered in the kernel too: guests time loops with it.
+            let pit = kvm_pit_config { flags: KVM_PIT_SPEAKER_DUMMY, ..kvm_pit_config::default() };
+            fd.create_pit2(pit).map_err(call("KVM_CREATE_PIT2"))
+        }
+    }
+}
