@@ -36,7 +36,14 @@ pub struct Vcpu {
 enum Pending {
     Nothing,
     /// Elements `next..count` of an IN or OUT, at `data` bytes into the mapping of `kvm_run`.
-    Pio { write: bool, port: u16, size: u8, next: u32, count: u32, data: u64 },
+    Pio {
+        write: bool,
+        port: u16,
+        size: u8,
+        next: u32,
+        count: u32,
+        data: u64,
+    },
     MmioRead,
     MsrRead,
     MsrWrite,
@@ -206,16 +213,14 @@ impl Vcpu {
                 return self.next_element();
             }
             Pending::Pio { write: true, .. } => return self.next_element(),
-            // SAFETY: the exit reason was KVM_EXIT_MMIO, so `mmio` is the valid arm of the union.
-            Pending::MmioRead => unsafe { run.__bindgen_anon_1.mmio.data = value.to_le_bytes() },
+            Pending::MmioRead => run.__bindgen_anon_1.mmio.data = value.to_le_bytes(),
             Pending::MsrRead | Pending::MsrWrite => {
                 // SAFETY: the exit reason was KVM_EXIT_X86_RDMSR or KVM_EXIT_X86_WRMSR, so `msr` is the valid arm.
                 let msr = unsafe { &mut run.__bindgen_anon_1.msr };
                 msr.error = (reply == Reply::Fault).into();
                 msr.data = value;
             }
-            // SAFETY: the exit reason was KVM_EXIT_HYPERCALL, so `hypercall` is the valid arm.
-            Pending::Hypercall => unsafe { run.__bindgen_anon_1.hypercall.ret = value },
+            Pending::Hypercall => run.__bindgen_anon_1.hypercall.ret = value,
         }
         self.pending = Pending::Nothing;
         None
@@ -234,7 +239,9 @@ impl Vcpu {
         }
         let mut bytes = [0; 8];
         // SAFETY: `decode` checked that elements 0..count lie within the vCPU's mapping behind `run`.
-        unsafe { element(self.fd.get_kvm_run(), data, size, next).copy_to_nonoverlapping(bytes.as_mut_ptr(), size.into()) };
+        unsafe {
+            element(self.fd.get_kvm_run(), data, size, next).copy_to_nonoverlapping(bytes.as_mut_ptr(), size.into())
+        };
         Some(Exit::PioWrite { port, size, value: u64::from_le_bytes(bytes) })
     }
 }

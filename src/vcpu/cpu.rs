@@ -3,9 +3,17 @@
 
 use crate::arch::cpu_state::CpuState;
 use crate::kvm::exit::{Exit, Reply};
+use crate::kvm::vcpu::{Activity, Vcpu};
+use std::io;
 
 /// A virtual CPU.
 pub trait Cpu {
+    /// Number of the vCPU.
+    fn id(&self) -> u32;
+
+    /// Makes this thread the one that runs the vCPU, and that a kick interrupts.
+    fn bind_to_thread(&mut self);
+
     /// Enters the guest with the answer to the last exit, until the next one.
     ///
     /// # Errors
@@ -25,16 +33,62 @@ pub trait Cpu {
     /// # Errors
     /// The host's KVM refuses to tell.
     fn state(&self) -> Result<CpuState, CpuError>;
+
+    /// Whether the vCPU can ever run again by itself.
+    ///
+    /// # Errors
+    /// The host's KVM refuses to tell.
+    fn activity(&self) -> Result<Activity, CpuError>;
+
+    /// Injects a non-maskable interrupt.
+    ///
+    /// # Errors
+    /// The host's KVM refuses.
+    fn inject_nmi(&mut self) -> Result<(), CpuError>;
 }
 
 /// A vCPU operation that the host refused.
 #[derive(Debug, thiserror::Error)]
 #[error("{what} of vCPU {vcpu}: {source}")]
 pub struct CpuError {
-    /// What was tried, by its KVM name.
+    /// What was tried.
     pub what: &'static str,
     /// On which vCPU.
     pub vcpu: u32,
     /// Why it failed.
-    pub source: std::io::Error,
+    pub source: io::Error,
+}
+
+impl Cpu for Vcpu {
+    fn id(&self) -> u32 {
+        Vcpu::id(self)
+    }
+
+    fn bind_to_thread(&mut self) {
+        Vcpu::bind_to_thread(self);
+    }
+
+    fn run(&mut self, reply: Reply) -> Result<Exit, CpuError> {
+        Vcpu::run(self, reply).map_err(|source| failed("KVM_RUN", self, source))
+    }
+
+    fn complete(&mut self, reply: Reply) -> Result<Option<Exit>, CpuError> {
+        Vcpu::complete(self, reply).map_err(|source| failed("complete the exit", self, source))
+    }
+
+    fn state(&self) -> Result<CpuState, CpuError> {
+        Vcpu::state(self).map_err(|source| failed("read the registers", self, source))
+    }
+
+    fn activity(&self) -> Result<Activity, CpuError> {
+        Vcpu::activity(self).map_err(|source| failed("read the activity", self, source))
+    }
+
+    fn inject_nmi(&mut self) -> Result<(), CpuError> {
+        Vcpu::inject_nmi(self).map_err(|source| failed("KVM_NMI", self, source))
+    }
+}
+
+fn failed(what: &'static str, vcpu: &Vcpu, source: io::Error) -> CpuError {
+    CpuError { what, vcpu: vcpu.id(), source }
 }

@@ -3,3 +3,5 @@
 pub mod cpu;
 pub mod handler;
 pub mod run_loop;
+pub mod scripted;
+pub mod thread;

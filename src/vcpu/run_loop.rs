@@ -44,3 +44,64 @@ pub fn run_loop(
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::vcpu::scripted::ScriptedCpu;
+
+    /// Answers reads with their port, ends at HLT.
+    struct Ports;
+
+    impl ExitHandler for Ports {
+        fn handle(&mut self, exit: Exit, _cpu: &mut dyn Cpu) -> ControlFlow<StopReason, Reply> {
+            match exit {
+                Exit::PioRead { port, .. } => ControlFlow::Continue(Reply::Value(port.into())),
+                Exit::Halt => ControlFlow::Break(StopReason::Halted),
+                _ => ControlFlow::Continue(Reply::Resume),
+            }
+        }
+    }
+
+    /// Counts interruptions, ends the run at the second.
+    struct TwoInterrupts(u32);
+
+    impl Control for TwoInterrupts {
+        fn interrupted(&mut self, _cpu: &mut dyn Cpu) -> ControlFlow<StopReason> {
+            self.0 += 1;
+            if self.0 == 2 { ControlFlow::Break(StopReason::Told) } else { ControlFlow::Continue(()) }
+        }
+    }
+
+    #[derive(Default)]
+    struct Log(Vec<String>);
+
+    impl ExitObserver for Log {
+        fn exited(&mut self, exit: Exit, _cpu: &mut dyn Cpu) {
+            self.0.push(format!("{exit:?}"));
+        }
+        fn answered(&mut self, _exit: Exit, reply: Reply) {
+            self.0.push(format!("{reply:?}"));
+        }
+    }
+
+    const READ: Exit = Exit::PioRead { port: 0x60, size: 1 };
+
+    #[test]
+    fn each_exit_is_answered_before_the_next_entry() {
+        let mut cpu = ScriptedCpu::new(vec![READ, Exit::PioWrite { port: 1, size: 1, value: 2 }, Exit::Halt]);
+        let mut log = Log::default();
+        let end = run_loop(&mut cpu, &mut Ports, Some(&mut log), &mut TwoInterrupts(0)).unwrap();
+        assert_eq!(end, StopReason::Halted);
+        assert_eq!(cpu.replies(), [Reply::Resume, Reply::Value(0x60), Reply::Resume]);
+        assert_eq!(log.0.len(), 5, "two answered exits and the last one");
+    }
+
+    #[test]
+    fn an_interruption_asks_the_control() {
+        let mut cpu = ScriptedCpu::new(vec![Exit::Interrupted, READ, Exit::Interrupted, Exit::Halt]);
+        let end = run_loop(&mut cpu, &mut Ports, None, &mut TwoInterrupts(0)).unwrap();
+        assert_eq!(end, StopReason::Told);
+        assert_eq!(cpu.replies().last(), Some(&Reply::Value(0x60)));
+    }
+}

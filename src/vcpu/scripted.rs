@@ -1,0 +1,58 @@
+//! A vCPU without KVM: it "runs" into the exits of a list. For tests and for measuring the loop itself.
+
+use super::cpu::{Cpu, CpuError};
+use crate::arch::cpu_state::CpuState;
+use crate::kvm::exit::{Exit, Reply};
+use crate::kvm::vcpu::Activity;
+
+/// A vCPU that runs into given exits and remembers the replies. After the last exit it is interrupted for ever.
+#[derive(Debug, Default)]
+pub struct ScriptedCpu {
+    exits: Vec<Exit>,
+    next: usize,
+    replies: Vec<Reply>,
+    state: CpuState,
+}
+
+impl ScriptedCpu {
+    /// A vCPU that will run into `exits`.
+    pub fn new(exits: Vec<Exit>) -> ScriptedCpu {
+        ScriptedCpu { replies: Vec::with_capacity(exits.len() + 1), exits, ..ScriptedCpu::default() }
+    }
+
+    /// What each entry was given.
+    pub fn replies(&self) -> &[Reply] {
+        &self.replies
+    }
+}
+
+impl Cpu for ScriptedCpu {
+    fn id(&self) -> u32 {
+        0
+    }
+
+    fn bind_to_thread(&mut self) {}
+
+    fn run(&mut self, reply: Reply) -> Result<Exit, CpuError> {
+        let Some(exit) = self.exits.get(self.next) else { return Ok(Exit::Interrupted) };
+        self.replies.push(reply);
+        self.next += 1;
+        Ok(*exit)
+    }
+
+    fn complete(&mut self, _reply: Reply) -> Result<Option<Exit>, CpuError> {
+        Ok(None)
+    }
+
+    fn state(&self) -> Result<CpuState, CpuError> {
+        Ok(self.state)
+    }
+
+    fn activity(&self) -> Result<Activity, CpuError> {
+        Ok(Activity::Alive)
+    }
+
+    fn inject_nmi(&mut self) -> Result<(), CpuError> {
+        Ok(())
+    }
+}

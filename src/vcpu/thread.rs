@@ -1,0 +1,215 @@
+//! A vCPU's thread and its states: `Paused <-> Running -> Stopped`, starting paused.
+//!
+//! The control thread gives orders through [`VcpuHandle`]; the vCPU's own thread carries them out at instruction
+//! boundaries: only there are its registers whole. An order is noted first and the vCPU kicked after, so none is lost.
+
+use super::cpu::{Cpu, CpuError};
+use super::handler::{ExitHandler, ExitObserver, StopReason};
+use super::run_loop::{Control, run_loop};
+use crate::kvm::kick;
+use std::ops::ControlFlow;
+use std::sync::{Arc, Condvar, Mutex, MutexGuard};
+use std::thread::{Builder, JoinHandle};
+
+/// Something to do with the vCPU, on its own thread, at an instruction boundary.
+pub type Task = Box<dyn FnOnce(&mut dyn Cpu) + Send>;
+
+/// How a vCPU's thread reports its end.
+pub type Ended = Box<dyn FnOnce(Result<StopReason, CpuError>, &mut dyn Cpu) + Send>;
+
+/// The states of a vCPU's thread.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Wanted {
+    Paused,
+    Running,
+    Stopped,
+}
+
+/// What the control thread asked for and the vCPU's thread has not done yet.
+struct Orders {
+    wanted: Wanted,
+    tasks: Vec<Task>,
+    ended: bool,
+}
+
+struct Shared {
+    orders: Mutex<Orders>,
+    changed: Condvar,
+}
+
+/// What a vCPU's thread is made of.
+pub struct VcpuThread {
+    /// The vCPU, not yet bound to a thread.
+    pub cpu: Box<dyn Cpu + Send>,
+    /// Who answers its exits.
+    pub handler: Box<dyn ExitHandler>,
+    /// Who watches them, if anybody.
+    pub observer: Option<Box<dyn ExitObserver>>,
+    /// Told once, when the vCPU ends its run; the vCPU is still there to be asked.
+    pub ended: Ended,
+}
+
+/// A vCPU's thread, as the control thread holds it.
+pub struct VcpuHandle {
+    thread: JoinHandle<()>,
+    shared: Arc<Shared>,
+}
+
+impl VcpuThread {
+    /// Starts the thread; the vCPU is paused.
+    ///
+    /// # Errors
+    /// The host gives no thread.
+    pub fn spawn(mut self) -> std::io::Result<VcpuHandle> {
+        let shared = Arc::new(Shared {
+            orders: Mutex::new(Orders { wanted: Wanted::Paused, tasks: Vec::new(), ended: false }),
+            changed: Condvar::new(),
+        });
+        let mut orders = OrderControl(shared.clone());
+        let thread = Builder::new().name(format!("vcpu{}", self.cpu.id())).spawn(move || {
+            let cpu = &mut *self.cpu;
+            cpu.bind_to_thread();
+            let result = match orders.interrupted(cpu) {
+                ControlFlow::Break(reason) => Ok(reason),
+                ControlFlow::Continue(()) => {
+                    let observer = self.observer.as_deref_mut().map(|observer| observer as &mut dyn ExitObserver);
+                    run_loop(cpu, &mut *self.handler, observer, &mut orders)
+                }
+            };
+            (self.ended)(result, cpu);
+            orders.end();
+        })?;
+        Ok(VcpuHandle { thread, shared })
+    }
+}
+
+impl VcpuHandle {
+    /// Lets the vCPU run.
+    pub fn resume(&self) {
+        self.order(|orders| orders.wanted = Wanted::Running);
+    }
+
+    /// Stops the vCPU at the next instruction boundary until [`VcpuHandle::resume`].
+    pub fn pause(&self) {
+        self.order(|orders| orders.wanted = Wanted::Paused);
+        kick::kick(&self.thread);
+    }
+
+    /// Ends the vCPU's run with [`StopReason::Told`].
+    pub fn stop(&self) {
+        self.order(|orders| orders.wanted = Wanted::Stopped);
+        kick::kick(&self.thread);
+    }
+
+    /// Has `task` done on the vCPU's thread, running or paused, at the next instruction boundary. A vCPU that ended its
+    /// run drops the task.
+    pub fn send(&self, task: Task) {
+        self.order(|orders| {
+            if !orders.ended {
+                orders.tasks.push(task);
+            }
+        });
+        kick::kick(&self.thread);
+    }
+
+    /// Waits for the end of the thread. Only after [`VcpuHandle::stop`] or the vCPU's own end.
+    pub fn join(self) {
+        // A panic on a vCPU thread has already ended the process.
+        let _ = self.thread.join();
+    }
+
+    fn order(&self, change: impl FnOnce(&mut Orders)) {
+        let mut orders = lock(&self.shared);
+        if orders.wanted != Wanted::Stopped {
+            change(&mut orders);
+        }
+        self.shared.changed.notify_all();
+    }
+}
+
+fn lock(shared: &Shared) -> MutexGuard<'_, Orders> {
+    shared.orders.lock().expect("a panic ends the process")
+}
+
+/// The vCPU thread's side of the orders.
+struct OrderControl(Arc<Shared>);
+
+impl OrderControl {
+    /// The run is over: tasks that came too late are dropped, and so are those to come.
+    fn end(&self) {
+        let mut orders = lock(&self.0);
+        orders.ended = true;
+        orders.tasks.clear();
+    }
+}
+
+impl Control for OrderControl {
+    fn interrupted(&mut self, cpu: &mut dyn Cpu) -> ControlFlow<StopReason> {
+        let mut orders = lock(&self.0);
+        loop {
+            for task in std::mem::take(&mut orders.tasks) {
+                drop(orders);
+                task(cpu);
+                orders = lock(&self.0);
+            }
+            match orders.wanted {
+                Wanted::Running if orders.tasks.is_empty() => return ControlFlow::Continue(()),
+                Wanted::Stopped => return ControlFlow::Break(StopReason::Told),
+                Wanted::Running => {}
+                Wanted::Paused if orders.tasks.is_empty() => {
+                    orders = self.0.changed.wait(orders).expect("a panic ends the process");
+                }
+                Wanted::Paused => {}
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::kvm::exit::{Exit, Reply};
+    use crate::vcpu::scripted::ScriptedCpu;
+    use std::sync::mpsc;
+
+    struct Answer;
+
+    impl ExitHandler for Answer {
+        fn handle(&mut self, exit: Exit, _cpu: &mut dyn Cpu) -> ControlFlow<StopReason, Reply> {
+            if exit == Exit::Shutdown {
+                ControlFlow::Break(StopReason::TripleFault)
+            } else {
+                ControlFlow::Continue(Reply::Resume)
+            }
+        }
+    }
+
+    fn spawn(exits: Vec<Exit>) -> (VcpuHandle, mpsc::Receiver<StopReason>) {
+        kick::install_handler().unwrap();
+        let (sender, ends) = mpsc::channel();
+        let ended: Ended = Box::new(move |result, _| sender.send(result.unwrap()).unwrap());
+        let cpu = Box::new(ScriptedCpu::new(exits));
+        (VcpuThread { cpu, handler: Box::new(Answer), observer: None, ended }.spawn().unwrap(), ends)
+    }
+
+    #[test]
+    fn a_thread_starts_paused_does_tasks_runs_and_ends() {
+        let (handle, ends) = spawn(vec![Exit::Halt, Exit::Shutdown]);
+        let (sender, ids) = mpsc::channel();
+        handle.send(Box::new(move |cpu| sender.send(cpu.id()).unwrap()));
+        assert_eq!(ids.recv(), Ok(0));
+        assert!(ends.try_recv().is_err(), "paused threads do not run");
+        handle.resume();
+        assert_eq!(ends.recv(), Ok(StopReason::TripleFault));
+        handle.send(Box::new(|_| panic!("the vCPU is gone")));
+        handle.join();
+    }
+
+    #[test]
+    fn a_paused_thread_can_be_told_to_stop() {
+        let (handle, ends) = spawn(vec![]);
+        handle.stop();
+        assert_eq!(ends.recv(), Ok(StopReason::Told));
+        handle.join();
+    }
+}
