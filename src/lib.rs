@@ -13,6 +13,7 @@ pub mod arch;
 pub mod boot;
 pub mod bus;
 pub mod devices;
+pub mod event_loop;
 pub mod kvm;
 pub mod memory;
 pub mod vcpu;
