@@ -47,6 +47,12 @@ const IMAGES: &[Image] = &[
     image("hello-multiboot", "hello", "multiboot_start", Shape::Elf),
     image("hello-flat16", "hello", "flat16_start", Shape::Flat(FLAT16_BASE)),
     image("hello-flat64", "hello", "flat64_start", Shape::Flat(FLAT64_BASE)),
+    image("memory", "memory", "pvh_start", Shape::Elf),
+    image("faults", "faults", "pvh_start", Shape::Elf),
+    image("crash", "crash", "pvh_start", Shape::Elf),
+    image("panic", "panic", "pvh_start", Shape::Elf),
+    image("smp", "smp", "pvh_start", Shape::Elf),
+    image("interrupts", "interrupts", "pvh_start", Shape::Elf),
 ];
 
 fn main() {

@@ -18,7 +18,7 @@
 //! The guest is `guest/bin/hello.rs`, which the build script has compiled. What it prints goes to stdout; each *exit*, the
 //! return from the guest to us because it did something that only we can do, goes to stderr.
 //!
-//! What it leaves out: interrupts, more than one processor, every device but half a serial port and one power button.
+//! What it leaves out: interrupts, further processors, every device but half a serial port and a power switch.
 //! Sources: KVM API (Linux `Documentation/virt/kvm/api.rst`); Xen `pvh.pandoc`; Intel SDM vol. 3A ch. 3; PC16550D §8.
 
 use std::error::Error;
@@ -79,10 +79,7 @@ fn main() -> Result<(), Failure> {
     // 4. The processor gets a thread: as long as the guest runs, the thread is inside KVM_RUN.
     register_signal_handler(SIGRTMIN(), interrupt_kvm_run)?;
     let (sender, ended) = mpsc::channel();
-    let thread = thread::spawn(move || {
-        let how = run(&mut vcpu);
-        sender.send(how).expect("main waits for this message");
-    });
+    let thread = thread::spawn(move || sender.send(run(&mut vcpu)).expect("main waits for this message"));
 
     // 5. This thread waits. A guest that does not end is kicked out of KVM_RUN by a signal; one that arrives just before
     //    the thread enters KVM_RUN is lost, therefore again and again.

@@ -1,8 +1,8 @@
 # The entry points of a guest, one a boot protocol, and the way from each into 64-bit Rust.
 #
 # The linker is told which one an image has (`-e`), and drops the others.
-# Every path ends in `start_rust`: long mode, the first GiB mapped one to one, our own GDT and stack, interrupts off,
-# RDI = the address of what the boot protocol hands over (0: nothing).
+# Every path ends in `start_rust`: long mode, the first GiB mapped one to one, our own GDT and stack, interrupts off. It
+# calls `guest_main` with the address of what the boot protocol hands over (0: nothing).
 #
 # Sources: Xen pvh.pandoc "Booting"; Multiboot 0.6.96 §3.2 "Machine state"; Linux boot.rst "64-bit Boot Protocol";
 # Intel SDM vol. 3A §10.8.5 (IA-32e mode start), §4.5 (4-level paging), §3.4.5 (segment descriptors).
@@ -76,11 +76,15 @@ protected:
     .org flat16_start + 510
     .byte 0x55, 0xaa            # the boot sector's signature
 
-# ---- 32-bit protected mode, paging off -> long mode (Intel SDM vol. 3A §10.8.5). EDI is kept.
+# ---- 32-bit protected mode, paging off -> long mode (Intel SDM vol. 3A §10.8.5).
+# The second entry is for processors that have a stack (ESP) and a function to call (EBX) of their own.
 
 .section .text.enter_long_mode, "ax"
 .code32
 enter_long_mode:
+    mov esp, offset stack_top
+    mov ebx, offset guest_main
+enter_long_mode_with_stack:
     mov eax, 0x620              # CR4: PAE, which long mode demands; OSFXSR and OSXMMEXCPT, lest SSE faults
     mov cr4, eax
     mov eax, offset page_map    # CR3: the root of the page tables
@@ -94,7 +98,7 @@ enter_long_mode:
     lgdt [gdt_pointer]
     ljmp 0x08, offset start_rust
 
-# ---- Long mode with the loader's tables -> long mode with ours. RDI is kept.
+# ---- Long mode with the loader's tables -> long mode with ours.
 
 .section .text.take_over_long_mode, "ax"
 .code64
@@ -105,20 +109,22 @@ take_over_long_mode:
     mov cr3, rax
     lgdt [gdt_pointer]
     mov esp, offset stack_top
+    mov ebx, offset guest_main
     push 0x08
     push offset start_rust
     retfq                       # the only far jump to an absolute address that 64-bit code has
 
 .section .text.start_rust, "ax"
-.globl start_rust
 start_rust:
     mov eax, 0x10
     mov ss, eax                 # an interrupt saves SS and IRET loads it again: it must name our GDT
     mov ds, eax
     mov es, eax
-    mov esp, offset stack_top   # writing ESP clears the upper half of RSP
-    call guest_main
-    ud2                         # guest_main does not return
+    mov esp, esp                # the upper halves are undefined after the switch (Intel SDM vol. 1 §3.4.1.1)
+    mov ebx, ebx
+    mov edi, edi
+    call rbx
+    ud2                         # the function does not return
 
 # ---- Tables. Filled by the assembler, so that start-up has nothing to compute.
 

@@ -8,18 +8,36 @@
 #![no_std]
 
 pub mod bytes;
+pub mod cpu;
 pub mod port;
 pub mod power;
 pub mod serial;
 pub mod text;
 
-core::arch::global_asm!(include_str!("../asm/entry.s"));
+pub mod memory;
+pub mod start_info;
 
-/// A bug in the guest: says where, then reports the panic to the host.
+pub mod apic;
+pub mod fault;
+pub mod interrupt;
+pub mod typed;
+
+pub mod acpi;
+pub mod lock;
+pub mod smp;
+
+core::arch::global_asm!(include_str!("../asm/entry.s"));
+core::arch::global_asm!(include_str!("../asm/interrupt.s"));
+core::arch::global_asm!(include_str!("../asm/processor.s"));
+
+/// A bug in the guest: says where and why, then reports the panic to the host.
 #[panic_handler]
 fn panic(info: &core::panic::PanicInfo) -> ! {
     if let Some(place) = info.location() {
         print!("guest panicked at ", place.file(), ":", u64::from(place.line()), "\n");
+    }
+    if let Some(message) = info.message().as_str() {
+        print!(message, "\n");
     }
     power::panicked()
 }

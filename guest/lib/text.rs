@@ -32,24 +32,17 @@ impl Show for Hex {
     }
 }
 
-/// Prints the digits of `number`, most significant first.
-fn show_digits(mut number: u64, base: u64) {
-    let mut digits = [0u8; 20]; // u64::MAX has 20 decimal digits
-    let mut first = digits.len();
-    loop {
-        first -= 1;
-        let digit = (number % base) as u8;
-        digits[first] = if digit < 10 { b'0' + digit } else { b'a' + digit - 10 };
-        number /= base;
-        if number == 0 {
-            break;
-        }
+/// Prints the digits of `number`, most significant first. Without an array of them: clearing one takes vector registers.
+fn show_digits(number: u64, base: u64) {
+    if number >= base {
+        show_digits(number / base, base);
     }
-    serial::write(&digits[first..]);
+    let digit = (number % base) as u8;
+    serial::write(&[if digit < 10 { b'0' + digit } else { b'a' + digit - 10 }]);
 }
 
 /// Prints its arguments, each of which implements [`Show`](crate::text::Show).
 #[macro_export]
 macro_rules! print {
-    ($($part:expr),+ $(,)?) => { $( $crate::text::Show::show(&$part); )+ };
+    ($($part:expr),+ $(,)?) => {{ $( $crate::text::Show::show(&$part); )+ }};
 }

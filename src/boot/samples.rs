@@ -31,15 +31,71 @@ macro_rules! image {
 }
 
 /// Every sample guest, in the order in which `hostel guests` lists them.
-pub static SAMPLES: &[Sample] = &[Sample {
-    name: "hello",
-    shows: "the smallest 64-bit guest: two lines on the serial port",
-    ends: "powers off: 0",
-    image: image!("hello"),
-    irqchip: Irqchip::None,
-    cpus: 1,
-    source: "guest/bin/hello.rs",
-}];
+pub static SAMPLES: &[Sample] = &[
+    Sample {
+        name: "hello",
+        shows: "the smallest 64-bit guest: two lines on the serial port",
+        ends: "powers off: 0",
+        image: image!("hello"),
+        irqchip: Irqchip::None,
+        cpus: 1,
+        source: "guest/bin/hello.rs",
+    },
+    Sample {
+        name: "interrupts",
+        shows: "sleeps until the LAPIC timer, the PIT (--irqchip full) or a key interrupts; echoes keys",
+        ends: "powers off on q or end of input: 0",
+        image: image!("interrupts"),
+        irqchip: Irqchip::Split,
+        cpus: 1,
+        source: "guest/bin/interrupts.rs",
+    },
+    Sample {
+        name: "smp",
+        shows: "starts all processors, each tells its APIC id; a lock and an atomic counter",
+        ends: "powers off: 0; something missing: 3",
+        image: image!("smp"),
+        irqchip: Irqchip::Split,
+        cpus: 2,
+        source: "guest/bin/smp.rs",
+    },
+    Sample {
+        name: "memory",
+        shows: "walks the memory map, touches both ends of each range of RAM",
+        ends: "powers off: 0; RAM does not keep: 3",
+        image: image!("memory"),
+        irqchip: Irqchip::None,
+        cpus: 1,
+        source: "guest/bin/memory.rs",
+    },
+    Sample {
+        name: "faults",
+        shows: "takes #DE, #UD, #GP, #PF and an unknown MSR, and returns from each",
+        ends: "powers off: 0; an exception missing: 3",
+        image: image!("faults"),
+        irqchip: Irqchip::None,
+        cpus: 1,
+        source: "guest/bin/faults.rs",
+    },
+    Sample {
+        name: "crash",
+        shows: "a triple fault on purpose, and Hostel's diagnosis of it",
+        ends: "triple fault: 14",
+        image: image!("crash"),
+        irqchip: Irqchip::None,
+        cpus: 1,
+        source: "guest/bin/crash.rs",
+    },
+    Sample {
+        name: "panic",
+        shows: "a kernel that gives up, and tells so by pvpanic",
+        ends: "guest panicked: 12",
+        image: image!("panic"),
+        irqchip: Irqchip::None,
+        cpus: 1,
+        source: "guest/bin/panic.rs",
+    },
+];
 
 /// `hello` linked for each boot protocol: the protocol's name and the image. All print the same.
 pub static HELLO_FORMS: &[(&str, &[u8])] = &[

@@ -1,0 +1,59 @@
+# Where exceptions and interrupts enter: one stub a vector, all of the same size, so that the IDT is filled by counting.
+#
+# A stub makes the stack the same for all vectors (a zero where the processor pushes no error code), names its vector and
+# joins the others. Rust then sees the stack as `interrupt::Frame`.
+# Source: Intel SDM vol. 3A §6.14.2 (64-bit stack frame), §6.3.1 and table 6-1 (which exceptions have an error code).
+
+.section .text.interrupt_stubs, "ax"
+.code64
+.globl interrupt_stubs
+.balign 16
+interrupt_stubs:
+    .set vector, 0
+    .rept 64
+    .balign 16
+    .if ((1 << vector) & 0x60227d00) == 0       # error codes: 8, 10 to 14, 17, 21, 29, 30
+    .byte 0x6a, 0               # push 0
+    .endif
+    .byte 0x6a, vector          # push vector
+    jmp interrupt_common
+    .set vector, vector + 1
+    .endr
+
+interrupt_common:
+    push rax
+    push rbx
+    push rcx
+    push rdx
+    push rsi
+    push rdi
+    push rbp
+    push r8
+    push r9
+    push r10
+    push r11
+    push r12
+    push r13
+    push r14
+    push r15
+    mov rdi, rsp                # the frame; 22 words lie on a stack that the processor aligned to 16
+    cld
+    call guest_interrupt
+    pop r15
+    pop r14
+    pop r13
+    pop r12
+    pop r11
+    pop r10
+    pop r9
+    pop r8
+    pop rbp
+    pop rdi
+    pop rsi
+    pop rdx
+    pop rcx
+    pop rbx
+    pop rax
+    add rsp, 16                 # vector and error code
+    iretq
+.text

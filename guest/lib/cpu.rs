@@ -1,0 +1,46 @@
+//! Instructions that Rust has no word for.
+//!
+//! Source: Intel SDM vol. 2 (each instruction), vol. 3A §2.5 (control registers), §7.8.1 (STI and the instruction after it).
+
+use core::arch::asm;
+
+/// What CPUID leaves in EAX, EBX, ECX and EDX.
+pub use core::arch::x86_64::CpuidResult;
+
+/// CPUID: what this processor is and can do. The host decides the answer.
+pub fn cpuid(leaf: u32, subleaf: u32) -> CpuidResult {
+    core::arch::x86_64::__cpuid_count(leaf, subleaf)
+}
+
+/// The time stamp counter.
+pub fn time_stamp() -> u64 {
+    // SAFETY: reads a counter.
+    unsafe { core::arch::x86_64::_rdtsc() }
+}
+
+/// CR2: the address whose access page-faulted last.
+pub fn page_fault_address() -> u64 {
+    let address;
+    // SAFETY: reads a register, in ring 0.
+    unsafe { asm!("mov {}, cr2", out(reg) address, options(nomem, nostack, preserves_flags)) };
+    address
+}
+
+/// Lets interrupts in.
+pub fn enable_interrupts() {
+    // SAFETY: the caller has loaded an IDT; see `interrupt::init`.
+    unsafe { asm!("sti", options(nostack)) };
+}
+
+/// Keeps interrupts out.
+pub fn disable_interrupts() {
+    // SAFETY: delays interrupts, nothing else.
+    unsafe { asm!("cli", options(nostack)) };
+}
+
+/// Sleeps until the next interrupt has been served. Call with interrupts off: STI takes effect after the HLT has begun, so
+/// one that is already waiting wakes this processor and none slips in between. Interrupts are off again on return.
+pub fn wait_for_interrupt() {
+    // SAFETY: as for `enable_interrupts`.
+    unsafe { asm!("sti", "hlt", "cli", options(nostack)) };
+}

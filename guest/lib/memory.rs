@@ -1,0 +1,89 @@
+//! Physical memory: access to any address, and the mapping of more than the first GiB.
+//!
+//! The entry code maps the first GiB one to one. Source: Intel SDM vol. 3A §4.5 (4-level paging, table 4-18).
+
+use core::arch::asm;
+use core::ptr::{addr_of, addr_of_mut};
+use core::sync::atomic::{AtomicUsize, Ordering};
+
+/// Bytes in a gibibyte.
+pub const GIB: u64 = 1 << 30;
+/// Bytes that one entry of a page directory maps.
+const LARGE_PAGE: u64 = 2 << 20;
+/// Page table entry: present, writable, maps a large page.
+const LARGE: u64 = 0x83;
+/// Page table entry: present, writable, points to a table.
+const TABLE: u64 = 0x03;
+
+/// A page directory: 512 large pages, 1 GiB.
+#[repr(align(4096))]
+struct PageDirectory([u64; 512]);
+
+/// Page directories for the GiBs that a guest asks for.
+const SPARE_DIRECTORIES: usize = 8;
+static mut SPARE: [PageDirectory; SPARE_DIRECTORIES] = [const { PageDirectory([0; 512]) }; SPARE_DIRECTORIES];
+static SPARE_USED: AtomicUsize = AtomicUsize::new(0);
+
+unsafe extern "C" {
+    /// One entry a GiB, in `guest/asm/entry.s`.
+    static mut page_directory_pointers: [u64; 512];
+}
+
+/// Maps the GiB around `address` one to one, if it is not mapped yet. Says whether it is mapped now: the tables reach
+/// 512 GiB and there are [`SPARE_DIRECTORIES`].
+///
+/// For the first processor only, before it starts others.
+pub fn map_gib(address: u64) -> bool {
+    let gib = address / GIB;
+    if gib >= 512 {
+        return false;
+    }
+    // SAFETY: `gib` is an index of the table; only one processor runs.
+    let entry = unsafe { &mut *addr_of_mut!(page_directory_pointers).cast::<u64>().add(gib as usize) };
+    if *entry != 0 {
+        return true;
+    }
+    let next = SPARE_USED.load(Ordering::Relaxed);
+    if next == SPARE_DIRECTORIES {
+        return false;
+    }
+    SPARE_USED.store(next + 1, Ordering::Relaxed);
+    // SAFETY: `next` is below the number of directories and handed out once.
+    let directory = unsafe { &mut *addr_of_mut!(SPARE).cast::<PageDirectory>().add(next) };
+    let mut page = gib * GIB | LARGE;
+    for slot in &mut directory.0 {
+        *slot = page;
+        page += LARGE_PAGE;
+    }
+    // An entry that was not present is not cached: no TLB flush (Intel SDM vol. 3A §4.10.2.3).
+    *entry = addr_of!(*directory) as u64 | TABLE;
+    true
+}
+
+/// Reads four bytes at `address`. In assembler, for address 0 is as good as any and devices count accesses.
+pub fn read32(address: u64) -> u32 {
+    let value;
+    // SAFETY: the caller means this address; a page that is not mapped faults.
+    unsafe { asm!("mov {:e}, [{}]", out(reg) value, in(reg) address, options(nostack, preserves_flags)) };
+    value
+}
+
+/// Writes four bytes at `address`.
+pub fn write32(address: u64, value: u32) {
+    // SAFETY: as above; the caller owns the memory or the device there.
+    unsafe { asm!("mov [{}], {:e}", in(reg) address, in(reg) value, options(nostack, preserves_flags)) };
+}
+
+/// Reads eight bytes at `address`.
+pub fn read64(address: u64) -> u64 {
+    let value;
+    // SAFETY: as above.
+    unsafe { asm!("mov {}, [{}]", out(reg) value, in(reg) address, options(nostack, preserves_flags)) };
+    value
+}
+
+/// Writes eight bytes at `address`.
+pub fn write64(address: u64, value: u64) {
+    // SAFETY: as above.
+    unsafe { asm!("mov [{}], {}", in(reg) address, in(reg) value, options(nostack, preserves_flags)) };
+}
