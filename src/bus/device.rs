@@ -20,6 +20,18 @@ pub trait BusDevice: Send {
     fn register_name(&self, offset: u64, write: bool) -> &'static str;
 }
 
+/// Reads as an ISA bus reads a chip with byte-wide registers: a wider access becomes one access a byte, lowest first.
+pub fn read_by_bytes(offset: u64, size: u8, mut read: impl FnMut(u64) -> u8) -> u64 {
+    (0..u64::from(size.min(8))).fold(0, |value, i| value | u64::from(read(offset.saturating_add(i))) << (8 * i))
+}
+
+/// Writes as an ISA bus writes a chip with byte-wide registers: see [`read_by_bytes`].
+pub fn write_by_bytes(offset: u64, size: u8, value: u64, mut write: impl FnMut(u64, u8)) {
+    for (i, byte) in (0..size.min(8)).zip(value.to_le_bytes()) {
+        write(offset.saturating_add(u64::from(i)), byte);
+    }
+}
+
 /// The life of a device besides its registers.
 pub trait Lifecycle {
     /// Back to the state after construction; the lines a device drives fall with it.

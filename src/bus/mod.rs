@@ -5,4 +5,5 @@ pub mod bus;
 pub mod device;
 pub mod irq;
 pub mod request;
+pub mod state;
 pub mod stream;
