@@ -6,8 +6,9 @@ use crate::{OUTPUT, WORDS, end, print};
 /// Lines that `mem` and `dmesg` show.
 const MEMORY_LINES: usize = 3;
 const LOG_LINES: usize = 20;
-/// The kernel's log level "error" (Linux printk-basics.rst).
+/// The kernel's log levels "error" and "warning" (Linux printk-basics.rst).
 const LEVEL_ERROR: u8 = b'3';
+const LEVEL_WARNING: u8 = b'4';
 /// How much of the kernel log is read at most; Debian's kernel keeps 128 KiB.
 const LOG_BYTES: usize = 256 << 10;
 
@@ -20,7 +21,7 @@ const COMMANDS: &[(&str, &str, &str, Action)] = &[
     ("cat", "FILE...", "the contents of files", cat),
     ("cpus", "", "how many processors run (also nproc)", cpus),
     ("mem", "", "total and free memory", memory),
-    ("dmesg", "[all|err]", "the end of the kernel log, all of it, or its errors", kernel_log),
+    ("dmesg", "[all|warn|err]", "the end of the kernel log, all of it, or what went wrong", kernel_log),
     ("cmdline", "", "the kernel's command line", command_line),
     ("run", "PROGRAM [ARG...]", "runs a program and tells its status", run),
     ("poweroff", "", "powers the machine off, as end of input does", |_| end(Ending::PowerOff)),
@@ -138,6 +139,7 @@ fn kernel_log(arguments: &[&str]) -> Result<(), Errno> {
     let (skipped, level) = match arguments {
         [] => (lines().count().saturating_sub(LOG_LINES), u8::MAX),
         ["err", ..] => (0, LEVEL_ERROR),
+        ["warn", ..] => (0, LEVEL_WARNING),
         _ => (0, u8::MAX),
     };
     for line in lines().skip(skipped).filter(|line| line.get(1).is_some_and(|&digit| digit <= level)) {

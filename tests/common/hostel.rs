@@ -21,6 +21,16 @@ pub struct Finished {
     pub stderr: String,
     /// From start to end.
     pub elapsed: Duration,
+    /// When, from the start on, standard output had grown to how many bytes.
+    growth: Vec<(Duration, usize)>,
+}
+
+impl Finished {
+    /// When the guest had written `text` to its console.
+    pub fn seen(&self, text: &str) -> Option<Duration> {
+        let end = self.stdout.find(text)? + text.len();
+        self.growth.iter().find(|(_, bytes)| *bytes >= end).map(|(when, _)| *when)
+    }
 }
 
 /// Runs `hostel` with these arguments, `input` on its standard input, which is closed then.
@@ -36,30 +46,35 @@ pub fn hostel(arguments: &[&str], input: &str) -> Finished {
         .stderr(Stdio::piped())
         .spawn()
         .expect("Cargo built the program");
-    let stdout = collect(child.stdout.take().expect("stdout is a pipe"));
-    let stderr = collect(child.stderr.take().expect("stderr is a pipe"));
+    let stdout = collect(child.stdout.take().expect("stdout is a pipe"), start);
+    let stderr = collect(child.stderr.take().expect("stderr is a pipe"), start);
     let mut stdin = child.stdin.take().expect("stdin is a pipe");
     let input = input.to_owned();
     // A guest may end without having read all of it.
     thread::spawn(move || stdin.write_all(input.as_bytes()));
     let output = [stdout, stderr].map(|stream| stream.recv_timeout(DEADLINE.saturating_sub(start.elapsed())));
-    if output.iter().any(Result::is_err) {
+    let [Ok((stdout, growth)), Ok((stderr, _))] = output else {
         child.kill().expect("a child can be killed");
         panic!("hostel {arguments:?} did not end within {DEADLINE:?}: {output:?}");
-    }
+    };
     let status = child.wait().expect("a child can be waited for");
-    let [stdout, stderr] = output.map(|text| text.expect("checked above"));
     let status = status.code().or(status.signal().map(|signal| 128 + signal)).expect("it ended in one of two ways");
-    Finished { status, stdout, stderr, elapsed: start.elapsed() }
+    Finished { status, stdout, stderr, elapsed: start.elapsed(), growth }
 }
 
+/// A stream's text and when it had grown to which length.
+type Recording = (String, Vec<(Duration, usize)>);
+
 /// Sends all that the stream carries once it ends.
-fn collect(mut stream: impl Read + Send + 'static) -> Receiver<String> {
+fn collect(mut stream: impl Read + Send + 'static, start: Instant) -> Receiver<Recording> {
     let (sender, receiver) = mpsc::channel();
     thread::spawn(move || {
-        let mut bytes = Vec::new();
-        let _ = stream.read_to_end(&mut bytes);
-        let _ = sender.send(String::from_utf8_lossy(&bytes).into_owned());
+        let (mut bytes, mut growth, mut chunk) = (Vec::new(), Vec::new(), [0; 4096]);
+        while let Ok(count @ 1..) = stream.read(&mut chunk) {
+            bytes.extend_from_slice(&chunk[..count]);
+            growth.push((start.elapsed(), bytes.len()));
+        }
+        let _ = sender.send((String::from_utf8_lossy(&bytes).into_owned(), growth));
     });
     receiver
 }
