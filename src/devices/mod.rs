@@ -3,4 +3,10 @@
 #[cfg(test)]
 mod conformance;
 
+pub mod acpi_pm;
+pub mod debug_console;
+pub mod debug_exit;
+pub mod i8042;
+pub mod pvpanic;
+pub mod rtc;
 pub mod serial;
