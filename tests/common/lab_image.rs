@@ -64,11 +64,15 @@ impl Image {
         Ok(image)
     }
 
-    /// Adds the file at its own absolute path, and the shared libraries that it needs.
+    /// Adds the file at its own absolute path, and the shared libraries that it needs; of a directory, all that is in it.
     pub fn add(&mut self, file: &Path) -> Result<()> {
         let file = std::path::absolute(file)?;
         if !self.added.insert(file.clone()) {
             return Ok(());
+        }
+        if file.is_dir() {
+            let entries = std::fs::read_dir(&file).with_context(|| format!("cannot list {}", file.display()))?;
+            return entries.flatten().try_for_each(|entry| self.add(&entry.path()));
         }
         let data = read(&file)?;
         let path = file.to_str().with_context(|| format!("{} is not UTF-8", file.display()))?;
