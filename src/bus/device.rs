@@ -85,9 +85,9 @@ pub struct DeviceNode {
     /// What it is: "16550A serial port".
     pub what: &'static str,
     /// First port, and number of ports.
-    pub ports: Vec<(u16, u16)>,
+    pub ports: Option<(u16, u16)>,
     /// First guest-physical address, and bytes.
-    pub mmio: Vec<(u64, u64)>,
+    pub mmio: Option<(u64, u64)>,
     /// Interrupt input that the device drives.
     pub irq: Option<u32>,
 }
