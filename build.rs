@@ -24,14 +24,16 @@ struct Image {
 
 /// What the loader gets.
 enum Shape {
-    /// An ELF file, linked at 1 MiB.
-    Elf,
+    /// An ELF file, linked at this address.
+    Elf(u64),
     /// The bytes from this address up.
     Flat(u64),
 }
 
 /// Where an ELF guest lies: above the first MiB and what the boot protocols keep there.
 const ELF_BASE: u64 = 0x10_0000;
+/// Where real mode reaches an ELF guest with segment 0, and no boot information lies.
+const LOW_BASE: u64 = 0xa000;
 /// Where a boot sector is loaded by custom, and where Hostel loads a flat 16-bit binary.
 const FLAT16_BASE: u64 = 0x7c00;
 /// Where Hostel loads a flat 64-bit binary.
@@ -42,17 +44,19 @@ const fn image(name: &'static str, source: &'static str, entry: &'static str, sh
 }
 
 const IMAGES: &[Image] = &[
-    image("hello", "hello", "pvh_start", Shape::Elf),
-    image("hello-linux64", "hello", "linux64_start", Shape::Elf),
-    image("hello-multiboot", "hello", "multiboot_start", Shape::Elf),
+    image("hello", "hello", "pvh_start", Shape::Elf(ELF_BASE)),
+    image("hello-linux64", "hello", "linux64_start", Shape::Elf(ELF_BASE)),
+    image("hello-multiboot", "hello", "multiboot_start", Shape::Elf(ELF_BASE)),
     image("hello-flat16", "hello", "flat16_start", Shape::Flat(FLAT16_BASE)),
     image("hello-flat64", "hello", "flat64_start", Shape::Flat(FLAT64_BASE)),
-    image("memory", "memory", "pvh_start", Shape::Elf),
-    image("faults", "faults", "pvh_start", Shape::Elf),
-    image("crash", "crash", "pvh_start", Shape::Elf),
-    image("panic", "panic", "pvh_start", Shape::Elf),
-    image("smp", "smp", "pvh_start", Shape::Elf),
-    image("interrupts", "interrupts", "pvh_start", Shape::Elf),
+    image("real", "real", "real_start", Shape::Flat(FLAT16_BASE)),
+    image("longmode", "longmode", "longmode_start", Shape::Elf(LOW_BASE)),
+    image("memory", "memory", "pvh_start", Shape::Elf(ELF_BASE)),
+    image("faults", "faults", "pvh_start", Shape::Elf(ELF_BASE)),
+    image("crash", "crash", "pvh_start", Shape::Elf(ELF_BASE)),
+    image("panic", "panic", "pvh_start", Shape::Elf(ELF_BASE)),
+    image("smp", "smp", "pvh_start", Shape::Elf(ELF_BASE)),
+    image("interrupts", "interrupts", "pvh_start", Shape::Elf(ELF_BASE)),
 ];
 
 fn main() {
@@ -98,10 +102,7 @@ fn rustc(source: &Path, output: &Path) -> Command {
 /// Compiles and links one guest.
 fn build(image: &Image, out: &Path, library: &Path) {
     let source = Path::new("guest/bin").join(image.source).with_extension("rs");
-    let base = match image.shape {
-        Shape::Elf => ELF_BASE,
-        Shape::Flat(base) => base,
-    };
+    let (Shape::Elf(base) | Shape::Flat(base)) = image.shape;
     let file = out.join(image.name);
     let mut command = rustc(&source, &file);
     command.arg("--extern").arg(format!("guest={}", library.display()));
