@@ -8,11 +8,13 @@
 #![no_std]
 
 pub mod bytes;
+pub mod clock;
 pub mod cpu;
 pub mod port;
 pub mod power;
 pub mod serial;
 pub mod text;
+pub mod words;
 
 pub mod memory;
 pub mod start_info;

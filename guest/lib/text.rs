@@ -13,6 +13,12 @@ pub trait Show {
 /// A number printed in hexadecimal with `0x`.
 pub struct Hex(pub u64);
 
+/// A number printed in decimal with two digits at least.
+pub struct Padded(pub u8);
+
+/// Four letters in a register, as CPUID returns text; zero bytes are left out.
+pub struct Letters(pub u32);
+
 impl Show for &str {
     fn show(&self) {
         serial::write(self.as_bytes());
@@ -29,6 +35,25 @@ impl Show for Hex {
     fn show(&self) {
         "0x".show();
         show_digits(self.0, 16);
+    }
+}
+
+impl Show for Padded {
+    fn show(&self) {
+        if self.0 < 10 {
+            "0".show();
+        }
+        u64::from(self.0).show();
+    }
+}
+
+impl Show for Letters {
+    fn show(&self) {
+        for byte in self.0.to_le_bytes() {
+            if byte != 0 {
+                serial::write(&[byte]);
+            }
+        }
     }
 }
 

@@ -42,6 +42,24 @@ pub static SAMPLES: &[Sample] = &[
         source: "guest/bin/hello.rs",
     },
     Sample {
+        name: "real",
+        shows: "16-bit real mode, as a boot sector; a software interrupt",
+        ends: "halts for good: 0",
+        image: image!("real"),
+        irqchip: Irqchip::None,
+        cpus: 1,
+        source: "guest/bin/real.rs",
+    },
+    Sample {
+        name: "longmode",
+        shows: "real mode, protected mode, paging, long mode, each step told",
+        ends: "isa-debug-exit with 16: 33",
+        image: image!("longmode"),
+        irqchip: Irqchip::None,
+        cpus: 1,
+        source: "guest/bin/longmode.rs",
+    },
+    Sample {
         name: "interrupts",
         shows: "sleeps until the LAPIC timer, the PIT (--irqchip full) or a key interrupts; echoes keys",
         ends: "powers off on q or end of input: 0",
@@ -95,6 +113,15 @@ pub static SAMPLES: &[Sample] = &[
         cpus: 1,
         source: "guest/bin/panic.rs",
     },
+    Sample {
+        name: "shell",
+        shows: "the default: a tiny kernel with a prompt (help, cpuid, mem, peek, in, out, time, trap)",
+        ends: "powers off on poweroff or end of input: 0",
+        image: image!("shell"),
+        irqchip: Irqchip::Split,
+        cpus: 1,
+        source: "guest/bin/shell.rs",
+    },
 ];
 
 /// `hello` linked for each boot protocol: the protocol's name and the image. All print the same.
@@ -105,6 +132,9 @@ pub static HELLO_FORMS: &[(&str, &[u8])] = &[
     ("flat16", image!("hello-flat16")),
     ("flat64", image!("hello-flat64")),
 ];
+
+/// The sample guest that boots where no image is named.
+pub const DEFAULT: &str = "shell";
 
 /// The sample guest called `name`.
 pub fn find(name: &str) -> Option<&'static Sample> {
@@ -118,6 +148,7 @@ mod tests {
     #[test]
     fn a_sample_is_found_by_its_name() {
         assert_eq!(find("hello").map(|sample| sample.source), Some("guest/bin/hello.rs"));
+        assert!(find(DEFAULT).is_some());
         assert!(find("nobody").is_none());
     }
 
