@@ -1,11 +1,14 @@
 //! The host's side of devices: the console's output and input, the terminal, and who watches what the guest prints.
 
+pub mod console_input;
 pub mod console_output;
 pub mod console_ring;
 pub mod console_sink;
 pub mod expect;
 pub mod keys;
 pub mod last_lines;
+pub mod monitor;
 pub mod plain_text;
+pub mod send_text;
 pub mod stream_pattern;
 pub mod terminal;
