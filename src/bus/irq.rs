@@ -27,7 +27,8 @@ pub trait MsiSink: Send + Sync {
     fn send(&self, msi: Msi);
 
     /// Makes known which messages the level-triggered inputs of the IOAPIC send now (index is the input), so that the
-    /// LAPICs report the end of those interrupts. Edge-triggered and masked inputs are `None`.
+    /// LAPICs report the end of those interrupts. Edge-triggered inputs are `None`; a masked one keeps its message, because
+    /// an interrupt may end after its input was masked.
     fn watch_level_inputs(&self, routes: &[Option<Msi>]);
 }
 

@@ -7,6 +7,7 @@ pub mod acpi_pm;
 pub mod debug_console;
 pub mod debug_exit;
 pub mod i8042;
+pub mod ioapic;
 pub mod pvpanic;
 pub mod rtc;
 pub mod serial;
