@@ -10,5 +10,6 @@ pub mod last_lines;
 pub mod monitor;
 pub mod plain_text;
 pub mod send_text;
+pub mod signals;
 pub mod stream_pattern;
 pub mod terminal;

@@ -1,0 +1,73 @@
+//! SIGINT, SIGTERM and SIGHUP as events: the handler notes the signal and wakes the control thread, nothing more.
+//!
+//! Source: signal-safety(7): a handler may store into an atomic and call write(2).
+
+use crate::event_loop::Waker;
+use std::io;
+use std::os::fd::{AsFd, AsRawFd};
+use std::sync::atomic::{AtomicI32, Ordering};
+use vmm_sys_util::signal::register_signal_handler;
+
+/// Signals that end a run.
+const ENDING: [i32; 3] = [libc::SIGINT, libc::SIGTERM, libc::SIGHUP];
+
+/// The first signal that came; 0 for none.
+static CAME: AtomicI32 = AtomicI32::new(0);
+/// The eventfd that wakes the control thread; -1 before there is one.
+static WAKE: AtomicI32 = AtomicI32::new(-1);
+
+/// The process' ending signals, caught.
+pub struct Signals {
+    /// Keeps the descriptor in [`WAKE`] open for ever: a handler may run at any time.
+    _waker: Waker,
+}
+
+impl Signals {
+    /// Catches the ending signals from now on; `waker` wakes whoever calls [`Signals::came`]. Once a process.
+    ///
+    /// # Errors
+    /// The host refuses a handler.
+    pub fn catch(waker: Waker) -> io::Result<Signals> {
+        WAKE.store(waker.fd().as_fd().as_raw_fd(), Ordering::SeqCst);
+        for signal in ENDING {
+            let refused = |error: vmm_sys_util::errno::Error| io::Error::from_raw_os_error(error.errno());
+            register_signal_handler(signal, on_signal).map_err(refused)?;
+        }
+        Ok(Signals { _waker: waker })
+    }
+
+    /// The first ending signal that came.
+    pub fn came(&self) -> Option<i32> {
+        Some(CAME.load(Ordering::SeqCst)).filter(|signal| *signal != 0)
+    }
+}
+
+impl Drop for Signals {
+    fn drop(&mut self) {
+        WAKE.store(-1, Ordering::SeqCst);
+    }
+}
+
+extern "C" fn on_signal(signal: libc::c_int, _info: *mut libc::siginfo_t, _context: *mut libc::c_void) {
+    let _ = CAME.compare_exchange(0, signal, Ordering::SeqCst, Ordering::SeqCst);
+    let wake = WAKE.load(Ordering::SeqCst);
+    let one = 1u64.to_ne_bytes();
+    // SAFETY: write(2) is async-signal-safe and reads eight bytes of a live array; a descriptor of -1 fails with EBADF.
+    unsafe {
+        let errno = libc::__errno_location();
+        let before = *errno;
+        libc::write(wake, one.as_ptr().cast(), one.len());
+        *errno = before;
+    }
+}
+
+/// Ends this process by `signal`, as if it had never been caught: whoever started it sees the truth.
+pub fn end_by(signal: i32) -> ! {
+    // SAFETY: resets a disposition and raises a signal of this process; both take plain numbers.
+    unsafe {
+        libc::signal(signal, libc::SIG_DFL);
+        libc::raise(signal);
+    }
+    // A blocked or ignored signal does not end it: the shell's convention says it as a status.
+    std::process::exit(128 + signal)
+}

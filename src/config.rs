@@ -1,0 +1,331 @@
+//! What a run was asked for: every option of `hostel run`, parsed into valid values. The doc comments are the help texts.
+
+use crate::arch::irqchip::Irqchip;
+use crate::arch::layout::{GIB, MAX_CPUS, MIB};
+use crate::boot::format::ImageFormat;
+use crate::memory::map::MemoryMap;
+use clap::{Args, ValueEnum};
+use std::ffi::OsString;
+use std::path::PathBuf;
+use std::time::Duration;
+
+/// RAM of a machine unless told otherwise.
+const DEFAULT_RAM: &str = "512M";
+
+/// Options of `hostel run`.
+#[derive(Args, Clone, Debug)]
+pub struct RunConfig {
+    /// Sample guest by name, or a file; none: the sample kernel's shell
+    pub image: Option<PathBuf>,
+
+    /// Arguments for the guest, put on its command line
+    #[arg(last = true)]
+    pub args: Vec<String>,
+
+    /// What the machine is made of
+    #[command(flatten)]
+    pub machine: MachineConfig,
+
+    /// What is written into it
+    #[command(flatten)]
+    pub boot: BootConfig,
+
+    /// Where its console goes
+    #[command(flatten)]
+    pub console: ConsoleConfig,
+
+    /// How the run ends
+    #[command(flatten)]
+    pub ends: EndConfig,
+
+    /// Print the plan (memory map, segments, tables, devices, entry state, command line) and start nothing
+    #[arg(long, help_heading = "Ends")]
+    pub dry_run: bool,
+}
+
+/// What the machine is made of.
+#[derive(Args, Clone, Debug)]
+pub struct MachineConfig {
+    /// vCPUs, 1 to 16 [default: 1, or what the sample guest shows]
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=i64::from(MAX_CPUS)), help_heading = "Machine")]
+    pub cpus: Option<u32>,
+
+    /// RAM, with suffix K, M, G or T; a bare number is MiB
+    #[arg(long, value_name = "SIZE", default_value = DEFAULT_RAM, value_parser = parse_ram, help_heading = "Machine")]
+    pub mem: MemoryMap,
+
+    /// Interrupt controllers; by default what the image needs
+    #[arg(long, value_name = "KIND", value_enum, help_heading = "Machine")]
+    pub irqchip: Option<IrqchipChoice>,
+}
+
+/// `--irqchip`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum IrqchipChoice {
+    /// No interrupts at all
+    None,
+    /// LAPICs in the kernel, IOAPIC here
+    Split,
+    /// PIC, IOAPIC and PIT in the kernel, for legacy guests
+    Full,
+}
+
+impl From<IrqchipChoice> for Irqchip {
+    fn from(choice: IrqchipChoice) -> Irqchip {
+        match choice {
+            IrqchipChoice::None => Irqchip::None,
+            IrqchipChoice::Split => Irqchip::Split,
+            IrqchipChoice::Full => Irqchip::Full,
+        }
+    }
+}
+
+/// What is written into the machine.
+#[derive(Args, Clone, Debug)]
+pub struct BootConfig {
+    /// Take IMAGE as this format instead of detecting it
+    #[arg(long, value_name = "FORMAT", value_enum, help_heading = "Boot")]
+    pub format: Option<FormatChoice>,
+
+    /// Where a flat 16-bit image is loaded and entered, below 64 KiB
+    #[arg(long, value_name = "ADDRESS", value_parser = parse_address16, help_heading = "Boot")]
+    pub load_address: Option<u16>,
+
+    /// Initial RAM disk for a kernel
+    #[arg(long, value_name = "FILE", conflicts_with = "no_initrd", help_heading = "Boot")]
+    pub initrd: Option<PathBuf>,
+
+    /// No RAM disk: a Linux kernel gets Hostel's own by default
+    #[arg(long, help_heading = "Boot")]
+    pub no_initrd: bool,
+
+    /// Appended to the command line; the last word wins
+    #[arg(long, value_name = "TEXT", default_value = "", hide_default_value = true, help_heading = "Boot")]
+    pub cmdline: String,
+
+    /// Start the command line empty
+    #[arg(long, help_heading = "Boot")]
+    pub no_default_cmdline: bool,
+
+    /// Enter a bzImage as it is and let the guest decompress it
+    #[arg(long, help_heading = "Boot")]
+    pub no_host_decompress: bool,
+
+    /// Let Linux randomize its addresses; implies --no-host-decompress
+    #[arg(long, help_heading = "Boot")]
+    pub kaslr: bool,
+
+    /// Map a decompressed kernel from the page cache, shared by all machines that boot it
+    #[arg(long, help_heading = "Boot")]
+    pub share_pages: bool,
+
+    /// Symbols for diagnoses: a vmlinux or a System.map
+    #[arg(long, value_name = "FILE", help_heading = "Boot")]
+    pub symbols: Option<PathBuf>,
+}
+
+/// `--format`: images that cannot be told apart by their content.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum FormatChoice {
+    /// 16-bit real-mode binary, entered at 0x0000:0x7c00
+    Flat16,
+    /// 64-bit binary, entered at 0x10000 in long mode
+    Flat64,
+}
+
+impl From<FormatChoice> for ImageFormat {
+    fn from(choice: FormatChoice) -> ImageFormat {
+        match choice {
+            FormatChoice::Flat16 => ImageFormat::Flat16,
+            FormatChoice::Flat64 => ImageFormat::Flat64,
+        }
+    }
+}
+
+/// Where the console goes.
+#[derive(Args, Clone, Debug)]
+pub struct ConsoleConfig {
+    /// Console: stdio, file:PATH or none
+    #[arg(long, value_name = "WHERE", default_value = "stdio", value_parser = parse_console, help_heading = "Console")]
+    pub console: ConsoleChoice,
+
+    /// Pattern that the console must show; repeatable, in order
+    #[arg(long, value_name = "RE", help_heading = "Console")]
+    pub expect: Vec<String>,
+
+    /// Typed when the --expect before it has matched (escapes: \n \r \t \\ \xNN)
+    #[arg(long, value_name = "TEXT", help_heading = "Console")]
+    pub send: Vec<String>,
+
+    /// Pattern that the console must not show; `linux` stands for BUG, WARNING, Oops and hung tasks; repeatable
+    #[arg(long, value_name = "RE", help_heading = "Console")]
+    pub reject: Vec<String>,
+
+    /// `expect` and `send` as they were typed, in order; filled by the command line.
+    #[arg(skip)]
+    pub script: Vec<ScriptStep>,
+}
+
+/// A step of the dialogue with the console.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum ScriptStep {
+    /// Wait for this pattern.
+    Expect(String),
+    /// Type this, escapes not yet resolved.
+    Send(String),
+}
+
+/// `--console`.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum ConsoleChoice {
+    /// Standard input and output.
+    Stdio,
+    /// Output to a file, no input.
+    File(PathBuf),
+    /// Output nowhere, no input.
+    None,
+}
+
+/// How the run ends.
+#[derive(Args, Clone, Debug)]
+pub struct EndConfig {
+    /// End with 124 after this long: 500ms, 30s, 2m; a bare number is seconds
+    #[arg(long, value_name = "DURATION", value_parser = parse_duration, help_heading = "Ends")]
+    pub timeout: Option<Duration>,
+
+    /// After the last --expect, wait for the guest's own end
+    #[arg(long, help_heading = "Ends")]
+    pub wait_exit: bool,
+
+    /// A guest that ends itself with this value (isa-debug-exit) ends with 0
+    #[arg(long, value_name = "VALUE", help_heading = "Ends")]
+    pub ok_exit: Option<u32>,
+
+    /// What a panic of the guest's kernel does
+    #[arg(long, value_name = "WHAT", value_enum, default_value = "exit", help_heading = "Ends")]
+    pub on_panic: OnPanic,
+
+    /// Write the outcome as JSON
+    #[arg(long, value_name = "FILE", help_heading = "Ends")]
+    pub result: Option<PathBuf>,
+
+    /// Write a report: junit:FILE
+    #[arg(long, value_name = "KIND:FILE", value_parser = parse_report, help_heading = "Ends")]
+    pub report: Option<ReportChoice>,
+}
+
+/// `--on-panic`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum OnPanic {
+    /// End with 12
+    Exit,
+    /// Go on, and let the guest reboot or hang
+    Continue,
+}
+
+/// `--report`.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum ReportChoice {
+    /// JUnit XML.
+    Junit(PathBuf),
+}
+
+fn parse_ram(text: &str) -> Result<MemoryMap, String> {
+    let (number, unit) = split_unit(text);
+    let factor = match unit.to_ascii_uppercase().trim_end_matches('B').trim_end_matches('I') {
+        "K" => 1 << 10,
+        "" | "M" => MIB,
+        "G" => GIB,
+        "T" => GIB << 10,
+        _ => return Err(format!("unknown unit {unit:?}: use K, M, G or T")),
+    };
+    let number: u64 = number.parse().map_err(|_| "not a number with a unit, such as 512M or 5G".to_string())?;
+    let size = number.checked_mul(factor).ok_or("more than any machine can address")?;
+    MemoryMap::new(size).map_err(|error| error.to_string())
+}
+
+fn parse_duration(text: &str) -> Result<Duration, String> {
+    let (number, unit) = split_unit(text);
+    let factor = match unit {
+        "ms" => 0.001,
+        "" | "s" => 1.0,
+        "m" => 60.0,
+        "h" => 3600.0,
+        _ => return Err(format!("unknown unit {unit:?}: use ms, s, m or h")),
+    };
+    let number: f64 = number.parse().map_err(|_| "not a duration such as 500ms, 30s or 2m".to_string())?;
+    match Duration::try_from_secs_f64(number * factor) {
+        Ok(duration) if duration.is_zero() => Err("a deadline of 0 has passed before the start".into()),
+        Ok(duration) => Ok(duration),
+        Err(_) => Err("longer than any clock runs".into()),
+    }
+}
+
+/// A number and what follows it.
+fn split_unit(text: &str) -> (&str, &str) {
+    let end = text.find(|c: char| !c.is_ascii_digit() && c != '.').unwrap_or(text.len());
+    text.split_at(end)
+}
+
+fn parse_address16(text: &str) -> Result<u16, String> {
+    let parsed = match text.strip_prefix("0x") {
+        Some(digits) => u16::from_str_radix(digits, 16),
+        None => text.parse(),
+    };
+    parsed.map_err(|_| "not an address below 0x10000, such as 0x7c00".into())
+}
+
+fn parse_console(text: &str) -> Result<ConsoleChoice, String> {
+    match (text, text.strip_prefix("file:")) {
+        ("stdio", _) => Ok(ConsoleChoice::Stdio),
+        ("none", _) => Ok(ConsoleChoice::None),
+        (_, Some(path)) if !path.is_empty() => Ok(ConsoleChoice::File(path.into())),
+        _ => Err("use stdio, file:PATH or none".into()),
+    }
+}
+
+fn parse_report(text: &str) -> Result<ReportChoice, String> {
+    match text.strip_prefix("junit:") {
+        Some(path) if !path.is_empty() => Ok(ReportChoice::Junit(path.into())),
+        _ => Err("use junit:FILE".into()),
+    }
+}
+
+/// The image as typed, for messages.
+pub fn image_name(image: &Option<PathBuf>) -> OsString {
+    image.as_ref().map_or_else(|| "shell".into(), |path| path.clone().into_os_string())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn ram_takes_units_and_refuses_the_absurd() {
+        assert_eq!(parse_ram("512").unwrap().size(), 512 * MIB);
+        assert_eq!(parse_ram("5G").unwrap().size(), 5 * GIB);
+        assert_eq!(parse_ram("1024KiB").unwrap().size(), MIB);
+        for bad in ["", "0", "0x10", "-1", "5X", "1.5G", "99999999T", "18446744073709551615", "1023K"] {
+            assert!(parse_ram(bad).is_err(), "{bad}");
+        }
+    }
+
+    #[test]
+    fn durations_take_units() {
+        assert_eq!(parse_duration("500ms"), Ok(Duration::from_millis(500)));
+        assert_eq!(parse_duration("2"), Ok(Duration::from_secs(2)));
+        assert_eq!(parse_duration("1.5m"), Ok(Duration::from_secs(90)));
+        for bad in ["", "0", "x", "5d", "-3", "99999999999999999999999h"] {
+            assert!(parse_duration(bad).is_err(), "{bad}");
+        }
+    }
+
+    #[test]
+    fn choices_name_what_is_possible() {
+        assert_eq!(parse_console("file:/tmp/x"), Ok(ConsoleChoice::File("/tmp/x".into())));
+        assert!(parse_console("file:").unwrap_err().contains("stdio"));
+        assert!(parse_report("html:x").unwrap_err().contains("junit"));
+        assert_eq!(parse_address16("0x7c00"), Ok(0x7c00));
+        assert!(parse_address16("0x10000").is_err());
+    }
+}

@@ -1,0 +1,4 @@
+//! The system VM: what it is made of, how its exits are answered, how it lives and ends.
+#![forbid(unsafe_code)]
+
+pub mod outcome;
