@@ -19,9 +19,12 @@ const TRIES: u32 = 10_000;
 /// Date and time: year of the century, month, day, hour, minute, second. `None`: the machine has no clock.
 pub fn now() -> Option<[u8; 6]> {
     for _ in 0..TRIES {
+        if read(REGISTER_A) & UPDATE_IN_PROGRESS != 0 {
+            continue;
+        }
         let first = read_all();
-        // Two equal readings outside of an update: no number belongs to another second.
-        if read(REGISTER_A) & UPDATE_IN_PROGRESS == 0 && first == read_all() {
+        // Two equal readings: no update came between the numbers.
+        if first == read_all() {
             let binary = read(REGISTER_B) & BINARY != 0;
             return Some(first.map(|value| if binary { value } else { (value >> 4) * 10 + (value & 0xf) }));
         }

@@ -2,6 +2,10 @@
 //!
 //! The build script compiles them from `guest/`; `guest/README.md` tells what each one teaches. An image is detected like a
 //! file of the user's: ELF with a PVH note, or a 16-bit flat binary with a boot sector's signature.
+//!
+//! Guests that need no interrupts run with the split irqchip all the same: start to exit takes 3.7 ms with it, 4.4 ms with
+//! none and 24 ms with all of it in the kernel (`benches/` repeats the comparison). The exception is `real`, which halts for
+//! good: without a LAPIC in the kernel its HLT ends the run at once.
 
 use crate::arch::irqchip::Irqchip;
 
@@ -37,7 +41,7 @@ pub static SAMPLES: &[Sample] = &[
         shows: "the smallest 64-bit guest: two lines on the serial port",
         ends: "powers off: 0",
         image: image!("hello"),
-        irqchip: Irqchip::None,
+        irqchip: Irqchip::Split,
         cpus: 1,
         source: "guest/bin/hello.rs",
     },
@@ -55,7 +59,7 @@ pub static SAMPLES: &[Sample] = &[
         shows: "real mode, protected mode, paging, long mode, each step told",
         ends: "isa-debug-exit with 16: 33",
         image: image!("longmode"),
-        irqchip: Irqchip::None,
+        irqchip: Irqchip::Split,
         cpus: 1,
         source: "guest/bin/longmode.rs",
     },
@@ -82,7 +86,7 @@ pub static SAMPLES: &[Sample] = &[
         shows: "walks the memory map, touches both ends of each range of RAM",
         ends: "powers off: 0; RAM does not keep: 3",
         image: image!("memory"),
-        irqchip: Irqchip::None,
+        irqchip: Irqchip::Split,
         cpus: 1,
         source: "guest/bin/memory.rs",
     },
@@ -91,7 +95,7 @@ pub static SAMPLES: &[Sample] = &[
         shows: "takes #DE, #UD, #GP, #PF and an unknown MSR, and returns from each",
         ends: "powers off: 0; an exception missing: 3",
         image: image!("faults"),
-        irqchip: Irqchip::None,
+        irqchip: Irqchip::Split,
         cpus: 1,
         source: "guest/bin/faults.rs",
     },
@@ -100,7 +104,7 @@ pub static SAMPLES: &[Sample] = &[
         shows: "a triple fault on purpose, and Hostel's diagnosis of it",
         ends: "triple fault: 14",
         image: image!("crash"),
-        irqchip: Irqchip::None,
+        irqchip: Irqchip::Split,
         cpus: 1,
         source: "guest/bin/crash.rs",
     },
@@ -109,7 +113,7 @@ pub static SAMPLES: &[Sample] = &[
         shows: "a kernel that gives up, and tells so by pvpanic",
         ends: "guest panicked: 12",
         image: image!("panic"),
-        irqchip: Irqchip::None,
+        irqchip: Irqchip::Split,
         cpus: 1,
         source: "guest/bin/panic.rs",
     },
