@@ -15,6 +15,7 @@ pub mod boot;
 pub mod bus;
 pub mod config;
 pub mod devices;
+pub mod doctor;
 pub mod event_loop;
 pub mod kvm;
 pub mod machine;

@@ -26,6 +26,8 @@ pub const EFER_LMA: u64 = 1 << 10;
 pub const RFLAGS_FIXED: u64 = 1 << 1;
 /// RFLAGS: interrupts enabled.
 pub const RFLAGS_IF: u64 = 1 << 9;
+/// RFLAGS: rings 0 to 3 may use ports.
+pub const RFLAGS_IOPL3: u64 = 3 << 12;
 
 /// Selector of the code segment in the boot GDT: `__BOOT_CS` of Linux boot.rst.
 pub const BOOT_CS: u16 = 0x10;

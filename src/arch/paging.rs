@@ -12,6 +12,8 @@ pub const ENTRIES: usize = 512;
 pub const PRESENT: u64 = 1;
 /// Entry: writable.
 pub const WRITABLE: u64 = 1 << 1;
+/// Entry: ring 3 may use it.
+pub const USER: u64 = 1 << 2;
 /// Entry of a PDPT or PD: maps a page itself.
 pub const PAGE: u64 = 1 << 7;
 /// Physical address in an entry.
