@@ -14,6 +14,7 @@ pub mod backend;
 pub mod boot;
 pub mod bus;
 pub mod config;
+pub mod debug;
 pub mod devices;
 pub mod doctor;
 pub mod event_loop;

@@ -1,0 +1,294 @@
+//! What happened to a vCPU that stopped, in words: where it stood, at which instruction, with which registers and stack,
+//! and what that kind of stop means.
+//!
+//! The guest's memory is read through its own page tables; nothing of it is trusted, and what cannot be read is said.
+//! Sources: KVM API KVM_RUN; Intel SDM vol. 3A "Interrupt 8: Double Fault Exception", "Interrupt Descriptor Table (IDT)",
+//! vol. 3C "VM-Entry Failures During or After Loading Guest State"; AMD APM vol. 2 §15.14.3 (shutdown intercept: the saved
+//! state is undefined, so KVM resets it).
+
+use super::decode::{INSTRUCTION_BYTES_MAX, describe as instruction};
+use super::registers;
+use super::symbols::Symbols;
+use crate::arch::cpu_state::CpuState;
+use crate::arch::paging::{read_linear, walk};
+use crate::kvm::exit::Failure;
+use std::fmt::Write;
+
+/// Stack words shown.
+const STACK_WORDS: u64 = 16;
+
+/// Why a vCPU's state is told.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Occasion {
+    /// Triple fault.
+    TripleFault,
+    /// KVM could not go on.
+    Failed(Failure),
+    /// The deadline passed.
+    Deadline,
+    /// The user asked.
+    Asked,
+}
+
+/// What there is to tell from besides the registers.
+pub struct Evidence<'a> {
+    /// Names for code; may be empty.
+    pub symbols: &'a Symbols,
+    /// A 64-bit word of guest-physical memory; `None` where there is no RAM.
+    pub read: &'a mut dyn FnMut(u64) -> Option<u64>,
+}
+
+/// Several lines about vCPU number `vcpu`, which stopped for `occasion` in `state`; `None` where KVM did not even tell that.
+pub fn describe(occasion: Occasion, vcpu: u32, state: Option<&CpuState>, evidence: &mut Evidence) -> String {
+    let mut text = format!("vCPU {vcpu}: {}", name(occasion));
+    let Some(state) = state else {
+        text.push_str("; KVM does not tell its registers\n");
+        return text;
+    };
+    let rip = state.linear_rip();
+    let symbol = evidence.symbols.describe(rip).map_or_else(String::new, |symbol| format!(" ({symbol})"));
+    let mut line = |line: &str| writeln!(text, "{line}").expect("writing to a string cannot fail");
+    line(&format!(" at rip {rip:#x}{symbol}"));
+    line(&format!("  {}", instruction(state.code_bits(), state.regs.rip, &code(occasion, state, evidence))));
+    for sentence in explanation(occasion, state, evidence) {
+        line(&format!("  {sentence}"));
+    }
+    text.push_str(&registers::describe(state));
+    text.push_str(&stack(state, evidence));
+    text
+}
+
+/// The kind of stop, by its KVM name where it has one.
+fn name(occasion: Occasion) -> String {
+    match occasion {
+        Occasion::TripleFault => "triple fault (KVM_EXIT_SHUTDOWN)".to_owned(),
+        Occasion::Deadline => "still running when the deadline passed".to_owned(),
+        Occasion::Asked => "registers".to_owned(),
+        Occasion::Failed(Failure::FailedEntry { reason }) => {
+            format!("the processor refused to enter the guest (KVM_EXIT_FAIL_ENTRY, reason {reason:#x})")
+        }
+        Occasion::Failed(Failure::Emulation { .. }) => {
+            "KVM could not run an instruction (KVM_EXIT_INTERNAL_ERROR, suberror 1: emulation)".to_owned()
+        }
+        Occasion::Failed(Failure::Internal { suberror }) => {
+            let what = match suberror {
+                2 => "simultaneous exceptions",
+                3 => "an exit while an event was delivered",
+                4 => "an exit that KVM does not know",
+                _ => "unknown",
+            };
+            format!("KVM failed (KVM_EXIT_INTERNAL_ERROR, suberror {suberror}: {what})")
+        }
+        Occasion::Failed(Failure::Unknown { reason }) => format!("an exit that Hostel does not know ({reason})"),
+    }
+}
+
+/// What such a stop means and where to look.
+fn explanation(occasion: Occasion, state: &CpuState, evidence: &mut Evidence) -> Vec<String> {
+    let said = |text: &str| text.lines().map(str::to_owned).collect::<Vec<_>>();
+    match occasion {
+        Occasion::TripleFault if is_after_reset(state) => said(
+            "These are the registers of a reset: on AMD, KVM has nothing else to show after a triple fault.\n\
+             The place of the fault is lost; what the guest printed last, or stepping, leads to it.",
+        ),
+        Occasion::TripleFault => {
+            let mut lines =
+                said("An exception came, its handler could not be entered, and neither could the one for that (#DF).");
+            lines.push(idt(state, evidence));
+            lines
+        }
+        Occasion::Failed(Failure::Emulation { .. }) => said(
+            "This KVM could not run that instruction: it had to emulate it, and its emulator does not know it.\n\
+             With VMX or SVM the processor runs nearly everything itself, and KVM emulates only accesses to devices\n\
+             and some of real mode. A KVM without hardware virtualization emulates all of ring 0 and real mode, without\n\
+             SSE and newer instructions. `hostel doctor` tells which kind this is; the kernel log (dmesg) may say more.",
+        ),
+        Occasion::Failed(Failure::FailedEntry { reason }) => said(match reason {
+            0x8000_0021 => "VMX: the guest's state is invalid (basic exit reason 33).",
+            0x8000_0022 => "VMX: an MSR could not be loaded (basic exit reason 34).",
+            0xffff_ffff => "SVM: the guest's state is invalid (VMEXIT_INVALID).",
+            _ => "The reason is the processor's own: a VMX instruction error, or a VM-exit code.",
+        }),
+        Occasion::Failed(_) => said("The kernel log (dmesg) may say more."),
+        Occasion::Deadline | Occasion::Asked => Vec::new(),
+    }
+}
+
+/// State of a processor after reset (Intel SDM vol. 3A "Processor State After Reset").
+fn is_after_reset(state: &CpuState) -> bool {
+    state.regs.rip == 0xfff0 && state.cs.selector == 0xf000
+}
+
+/// Whether exceptions can be delivered at all.
+fn idt(state: &CpuState, evidence: &mut Evidence) -> String {
+    const PAGE_FAULT: u64 = 14;
+    let (base, limit) = (state.idt.base, u64::from(state.idt.limit));
+    let gate = match state.code_bits() {
+        64 => 16,
+        _ if state.cr0 & 1 == 0 => 4,
+        _ => 8,
+    };
+    if limit < 13 * gate {
+        return format!("Its IDT (limit {limit:#x}) is too small for them, so any exception ends here.");
+    }
+    let first = base.wrapping_add(PAGE_FAULT * gate);
+    match read_linear(state, first, &mut [0; 8], evidence.read) {
+        8 => format!("Its IDT at {base:#x} is readable; look at the handlers, their stacks, and cr2."),
+        _ => format!("Its IDT at {base:#x} is not mapped, so any exception ends here."),
+    }
+}
+
+/// The bytes at RIP: as KVM saw them, else as the page tables show them.
+fn code(occasion: Occasion, state: &CpuState, evidence: &mut Evidence) -> Vec<u8> {
+    if let Occasion::Failed(Failure::Emulation { code, code_len }) = occasion
+        && code_len > 0
+    {
+        return code[..usize::from(code_len).min(code.len())].to_vec();
+    }
+    let mut bytes = vec![0; INSTRUCTION_BYTES_MAX];
+    let count = read_linear(state, state.linear_rip(), &mut bytes, evidence.read);
+    bytes.truncate(count);
+    bytes
+}
+
+/// The words on top of the stack, those that point into code by name.
+fn stack(state: &CpuState, evidence: &mut Evidence) -> String {
+    let bits = state.code_bits();
+    let bytes = u64::from(bits / 8);
+    let top = if bits == 64 { state.regs.rsp } else { state.ss.base.wrapping_add(state.regs.rsp) & 0xffff_ffff };
+    let mut text = String::new();
+    for index in 0..STACK_WORDS {
+        let address = top.wrapping_add(index * bytes);
+        let mut word = [0; 8];
+        let word_bytes = &mut word[..bytes as usize];
+        if read_linear(state, address, word_bytes, evidence.read) < word_bytes.len() {
+            text.push_str(&unmapped(state, address, evidence));
+            break;
+        }
+        let value = u64::from_le_bytes(word);
+        let symbol = evidence.symbols.describe(value).map_or_else(String::new, |symbol| format!("  {symbol}"));
+        let digits = bytes as usize * 2;
+        writeln!(text, "  [rsp+{:02x}] {value:0digits$x}{symbol}", index * bytes).expect("strings take all");
+    }
+    text
+}
+
+/// Where the way to `address` ends.
+fn unmapped(state: &CpuState, address: u64, evidence: &mut Evidence) -> String {
+    let walk = walk(state, address, evidence.read);
+    let why = match walk.steps.last() {
+        _ if walk.gpa.is_some() => "no RAM there".to_owned(),
+        Some(step) => format!("no mapping: {} entry at {:#x} is {:x?}", step.table, step.entry_gpa, step.entry),
+        None => "no mapping".to_owned(),
+    };
+    format!("  stack at {address:#x}: {why}\n")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::arch::layout::BOOT_PML4;
+    use crate::arch::paging::identity_map;
+    use crate::boot::image::Image;
+
+    /// What `describe` says of a guest with an identity map, `code` at 1 MiB and a return address on its stack.
+    fn told(occasion: Occasion, state: &CpuState, code: &[u8]) -> String {
+        let map = b"0000000000100000 T start\n0000000000100100 t idle_loop\n";
+        let symbols = Symbols::read(&Image::from_bytes("System.map", map)).unwrap();
+        let tables = identity_map(BOOT_PML4);
+        let mut read = |gpa: u64| {
+            if let Some(entry) = gpa.checked_sub(BOOT_PML4).and_then(|at| tables.as_flattened().get(at as usize / 8)) {
+                return Some(*entry);
+            }
+            match gpa {
+                0x10_0000..0x10_1000 => {
+                    let mut word = [0x90; 8];
+                    let at = (gpa - 0x10_0000) as usize;
+                    word.iter_mut().zip(code.iter().skip(at)).for_each(|(to, from)| *to = *from);
+                    Some(u64::from_le_bytes(word))
+                }
+                0x20_0000..0x20_0010 => Some(0x10_0123),
+                0x20_0010..0x20_1000 => Some(0),
+                _ => None,
+            }
+        };
+        describe(occasion, 1, Some(state), &mut Evidence { symbols: &symbols, read: &mut read })
+    }
+
+    fn long_mode() -> CpuState {
+        let mut state = CpuState::long_mode(0x10_0000);
+        state.regs.rsp = 0x20_0000;
+        state
+    }
+
+    #[test]
+    fn a_triple_fault_shows_the_instruction_and_the_missing_idt() {
+        let text = told(Occasion::TripleFault, &long_mode(), &[0x0f, 0x0b]);
+        assert!(
+            text.starts_with("vCPU 1: triple fault (KVM_EXIT_SHUTDOWN) at rip 0x100000 (start)\n  ud2   (0f 0b)\n"),
+            "{text}"
+        );
+        assert!(text.contains("IDT (limit 0x0) is too small"), "{text}");
+        let mut state = long_mode();
+        state.idt.limit = 0xfff;
+        state.idt.base = 0x20_0000;
+        assert!(told(Occasion::TripleFault, &state, &[0x90]).contains("is readable"));
+        state.idt.base = 0x7fff_0000_0000;
+        assert!(told(Occasion::TripleFault, &state, &[0x90]).contains("is not mapped"));
+    }
+
+    #[test]
+    fn a_reset_state_is_not_mistaken_for_the_place_of_the_fault() {
+        let mut state = CpuState::real_mode(0xf000, 0xfff0);
+        state.cs.base = 0xffff_0000;
+        let text = told(Occasion::TripleFault, &state, &[]);
+        assert!(text.contains("at rip 0xfffffff0\n  not readable\n") && text.contains("on AMD"), "{text}");
+    }
+
+    #[test]
+    fn an_emulation_failure_shows_the_bytes_that_kvm_saw() {
+        let mut code = [0; 15];
+        code[..3].copy_from_slice(&[0x0f, 0x28, 0x00]);
+        let text = told(Occasion::Failed(Failure::Emulation { code, code_len: 3 }), &long_mode(), &[0xf4]);
+        assert!(text.contains("  movaps xmm0, [rax]   (0f 28 00)\n"), "{text}");
+        assert!(text.contains("This KVM could not run that instruction"), "{text}");
+        let unknown = Occasion::Failed(Failure::Emulation { code, code_len: 0 });
+        assert!(told(unknown, &long_mode(), &[0xf4]).contains("hlt   (f4)"), "from memory where KVM tells none");
+    }
+
+    #[test]
+    fn a_deadline_shows_where_the_guest_is_and_how_it_came_there() {
+        let text = told(Occasion::Deadline, &long_mode(), &[0xf4]);
+        assert!(text.contains("deadline passed at rip 0x100000 (start)"), "{text}");
+        assert!(text.contains("  [rsp+00] 0000000000100123  idle_loop+0x23\n"), "{text}");
+        assert!(text.contains("  [rsp+78] 0000000000000000\n"), "{text}");
+    }
+
+    #[test]
+    fn failures_are_named() {
+        let entry = Occasion::Failed(Failure::FailedEntry { reason: 0x8000_0021 });
+        assert!(told(entry, &long_mode(), &[]).contains("the guest's state is invalid"));
+        let internal = Occasion::Failed(Failure::Internal { suberror: 3 });
+        assert!(told(internal, &long_mode(), &[]).contains("an exit while an event was delivered"));
+        let symbols = Symbols::default();
+        let mut evidence = Evidence { symbols: &symbols, read: &mut |_| None };
+        let text = describe(Occasion::TripleFault, 0, None, &mut evidence);
+        assert_eq!(text, "vCPU 0: triple fault (KVM_EXIT_SHUTDOWN); KVM does not tell its registers\n");
+    }
+
+    #[test]
+    fn hostile_states_are_only_told() {
+        for rsp in [0, 0x20_0ffc, u64::MAX, 1 << 47] {
+            for cr3 in [0, BOOT_PML4, u64::MAX] {
+                for template in [long_mode(), CpuState::protected_mode(u64::MAX), CpuState::real_mode(0xffff, 0xffff)] {
+                    let mut state = template;
+                    (state.regs.rsp, state.cr3, state.idt.base, state.ss.base) = (rsp, cr3, u64::MAX, u64::MAX);
+                    state.idt.limit = u16::MAX;
+                    assert!(told(Occasion::TripleFault, &state, &[0x66; 15]).len() < 4000);
+                }
+            }
+        }
+        let code = [0xff; 15];
+        told(Occasion::Failed(Failure::Emulation { code, code_len: 255 }), &long_mode(), &[]);
+    }
+}
