@@ -3,6 +3,7 @@
 //! In reading order: [`image`] (bytes), [`format`](mod@format) (what they are), [`load`](mod@load) (the way from the one to
 //! the other), then a file a protocol.
 
+pub mod acpi;
 pub mod elf;
 #[cfg(test)]
 mod elf_fixture;
