@@ -1,6 +1,6 @@
 //! Whether `/dev/kvm` is there and lets this user in, and what to do if not.
 //!
-//! Sources: KVM API §4.1; systemd-udevd rules as udev(7) has them.
+//! Sources: open(2) errors; udev(7) rules; podman-run(1) `--group-add`.
 
 use super::access::{Node, User, group_name};
 use super::backend;
@@ -24,13 +24,15 @@ fn permission(host: &Host, node: &Node, user: &User, opened: io::Result<()>) -> 
     let granted = node.granted_by(user, host);
     let missing = |detail, repair| Check::needed("permission", State::Missing, detail, Some(repair));
     let Err(error) = opened else {
-        return Check::needed("permission", State::Ok, granted.unwrap_or_else(|| "given".to_owned()), None);
+        let detail = granted.unwrap_or_else(|| "by a capability of this process".to_owned());
+        return Check::needed("permission", State::Ok, detail, None);
     };
     match (error.raw_os_error(), granted) {
         (Some(libc::ENODEV | libc::ENXIO), _) => missing(error.to_string(), backend::repair(host)),
+        // Rootless Podman's root is no owner of the host's devices; `keep-groups` passes the user's groups on.
         (Some(libc::EPERM), _) | (_, Some(_)) => missing(
-            format!("{error}, though the node grants it"),
-            "start the container, or the service, with this device: --device /dev/kvm".to_owned(),
+            format!("{error}: rules of a container or service, SELinux or AppArmor forbid what the node allows"),
+            "start the container with --device /dev/kvm; rootless Podman: also --group-add keep-groups".to_owned(),
         ),
         (_, None) => missing(format!("{error}: {}", user.describe(host)), permission_repair(host, node, user)),
     }
@@ -40,7 +42,8 @@ fn permission_repair(host: &Host, node: &Node, user: &User) -> String {
     let name = user.name(host);
     match node.useful_group() {
         Some(gid) if host.lists_member(gid, &name) => {
-            format!("{name} was put into group {group} after logging in: log in again, or run: newgrp {group}", group = group_name(host, gid))
+            let group = group_name(host, gid);
+            format!("{name} was put into group {group} after logging in: log in again, or run: newgrp {group}")
         }
         Some(gid) if host.is_container() => format!("start the container with --group-add {gid}"),
         Some(gid) => format!("sudo usermod -aG {} {name}, then log in again", group_name(host, gid)),
@@ -94,6 +97,16 @@ mod tests {
         assert_eq!(refused(0o660, "kvm:x:104:\n"), "sudo usermod -aG kvm alice, then log in again");
         assert!(refused(0o660, "kvm:x:104:alice\n").ends_with("log in again, or run: newgrp kvm"));
         assert!(refused(0o600, "").contains("/etc/udev/rules.d/99-kvm.rules"));
+    }
+
+    #[test]
+    fn a_container_that_forbids_the_device_is_told_to_pass_it() {
+        let node = Node::at(std::path::Path::new("/dev/null")).unwrap();
+        let host = Host::new("/nonexistent");
+        for (number, wanted) in [(libc::EPERM, "--device /dev/kvm"), (libc::ENXIO, "firmware")] {
+            let check = permission(&host, &node, &alice(), Err(io::Error::from_raw_os_error(number)));
+            assert!(check.repair.as_ref().is_some_and(|repair| repair.contains(wanted)), "{check:?}");
+        }
     }
 
     #[test]
