@@ -51,8 +51,8 @@ extern "C" fn guest_main(boot_information: u64) -> ! {
         core::hint::spin_loop();
     }
     let (locked, atomic) = (LOCKED.load(Ordering::Relaxed), ATOMIC.load(Ordering::Relaxed));
-    print!(processors, " processors, ", ROUNDS, " increments each: ");
-    print!(locked, " under the lock, ", atomic, " atomically\n");
+    print!("processors: ", processors, ", increments by each: ", ROUNDS);
+    print!(", counted under the lock: ", locked, ", atomically: ", atomic, "\n");
     let right = processors * ROUNDS;
     if missing == 0 && locked == right && atomic == right { power::off() } else { power::exit(1) }
 }

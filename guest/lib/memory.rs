@@ -50,7 +50,7 @@ pub fn map_gib(address: u64) -> bool {
     SPARE_USED.store(next + 1, Ordering::Relaxed);
     // SAFETY: `next` is below the number of directories and handed out once.
     let directory = unsafe { &mut *addr_of_mut!(SPARE).cast::<PageDirectory>().add(next) };
-    let mut page = gib * GIB | LARGE;
+    let mut page = (gib * GIB) | LARGE;
     for slot in &mut directory.0 {
         *slot = page;
         page += LARGE_PAGE;
