@@ -13,6 +13,9 @@ use super::stream_pattern::{PatternError, StreamPatterns};
 /// What a Linux kernel prints when it panics (kernel/panic.c).
 const LINUX_PANIC: &str = "Kernel panic - not syncing";
 
+/// Name of the preset for `--reject`.
+pub const LINUX: &str = "linux";
+
 /// `--reject linux`: reports of the kernel that mean a bug (lib/bug.c, kernel/panic.c, kernel/hung_task.c,
 /// kernel/rcu/tree_stall.h, arch/x86/kernel/traps.c, lib/ubsan.c).
 const LINUX_REJECTS: [&str; 8] = [
@@ -60,7 +63,7 @@ pub enum Event {
     AllMet,
     /// A pattern of `--reject` matched. Nothing more is watched for.
     Rejected {
-        /// The pattern.
+        /// The pattern, behind the name of its preset if it has one: `linux: \bBUG: `.
         pattern: String,
         /// The line it matched in.
         line: String,
@@ -77,8 +80,11 @@ pub struct Watcher {
     text: PlainText,
     expectations: Vec<(Expectation, StreamPatterns)>,
     met: usize,
+    /// What each of the alarm patterns is called in a report.
     alarms: Vec<String>,
     alarm_patterns: StreamPatterns,
+    /// The one that is the panic of a Linux kernel.
+    panic: Option<usize>,
     /// The alarm that matched in the line that is not complete yet.
     raised: Option<usize>,
     panicked: bool,
@@ -94,17 +100,22 @@ impl Watcher {
     /// # Errors
     /// A pattern cannot be used.
     pub fn new(watch: Watch) -> Result<Watcher, PatternError> {
-        let mut alarms = Vec::new();
+        let (mut alarms, mut patterns) = (Vec::new(), Vec::new());
         for reject in watch.reject {
-            match reject.as_str() {
-                "linux" => alarms.extend(LINUX_REJECTS.map(str::to_owned)),
-                _ => alarms.push(reject),
+            if reject == LINUX {
+                alarms.extend(LINUX_REJECTS.map(|pattern| format!("{LINUX}: {pattern}")));
+                patterns.extend(LINUX_REJECTS.map(str::to_owned));
+            } else {
+                alarms.push(reject.clone());
+                patterns.push(reject);
             }
         }
+        let panic = watch.linux.then_some(alarms.len());
         if watch.linux {
             alarms.push(LINUX_PANIC.to_owned());
+            patterns.push(LINUX_PANIC.to_owned());
         }
-        let alarm_patterns = StreamPatterns::new(&alarms)?;
+        let alarm_patterns = StreamPatterns::new(&patterns)?;
         let with_pattern = |expectation: Expectation| {
             let pattern = StreamPatterns::new(&[&expectation.pattern])?;
             Ok((expectation, pattern))
@@ -115,6 +126,7 @@ impl Watcher {
             met: 0,
             alarms,
             alarm_patterns,
+            panic,
             raised: None,
             panicked: false,
             over: false,
@@ -196,7 +208,7 @@ impl Watcher {
 
     /// The expectation to be met next, unless a reject came first.
     fn open_expectation(&mut self) -> Option<&mut (Expectation, StreamPatterns)> {
-        let rejected = self.over || self.raised.is_some_and(|which| self.alarms[which] != LINUX_PANIC);
+        let rejected = self.over || (self.raised.is_some() && self.raised != self.panic);
         if rejected { None } else { self.expectations.get_mut(self.met) }
     }
 
@@ -216,8 +228,7 @@ impl Watcher {
         let Some(which) = self.raised.filter(|_| line_complete) else { return };
         self.raised = None;
         let line = self.lines.latest();
-        let pattern = self.alarms[which].clone();
-        if pattern == LINUX_PANIC {
+        if Some(which) == self.panic {
             // The machine may go on (`--on-panic continue`), and then rejects still count.
             self.alarm_patterns.restart(self.previous);
             if !std::mem::replace(&mut self.panicked, true) {
@@ -225,7 +236,7 @@ impl Watcher {
             }
         } else {
             self.over = true;
-            events.push(Event::Rejected { pattern, line });
+            events.push(Event::Rejected { pattern: self.alarms[which].clone(), line });
         }
     }
 }
@@ -293,7 +304,7 @@ mod tests {
         let stream = b"fine\n[ 1.0] BUG: bad page\nok\nBUG: again\n";
         for size in 1..=stream.len() {
             let watcher = watcher(&[("ok", "")], &["linux"], true);
-            assert_eq!(events(watcher, stream, size), [rejected(r"\bBUG: ", "[ 1.0] BUG: bad page")], "{size}");
+            assert_eq!(events(watcher, stream, size), [rejected(r"linux: \bBUG: ", "[ 1.0] BUG: bad page")], "{size}");
         }
         let unfinished = watcher(&[], &["oh no"], false);
         assert_eq!(events(unfinished, b"x oh no, ", 3), [rejected("oh no", "x oh no, ")]);
