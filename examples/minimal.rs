@@ -25,17 +25,16 @@ use std::error::Error;
 use std::ffi::c_int;
 use std::io::{self, Cursor, ErrorKind, Write, stdout};
 use std::sync::mpsc::{self, RecvTimeoutError};
-use std::thread;
 use std::time::Duration;
+use std::{process, thread};
 
-use kvm_bindings::{KVM_MAX_CPUID_ENTRIES, kvm_segment, kvm_userspace_memory_region};
+use kvm_bindings::{KVM_MAX_CPUID_ENTRIES, kvm_regs, kvm_segment, kvm_userspace_memory_region};
 use kvm_ioctls::{Kvm, VcpuExit, VcpuFd, VmFd};
-use linux_loader::configurator::pvh::PvhBootConfigurator;
-use linux_loader::configurator::{BootConfigurator, BootParams};
+use linux_loader::configurator::{BootConfigurator, BootParams, pvh::PvhBootConfigurator};
 use linux_loader::loader::KernelLoader;
 use linux_loader::loader::elf::start_info::{hvm_memmap_table_entry, hvm_start_info};
 use linux_loader::loader::elf::{Elf, PvhBootCapability};
-use vm_memory::{GuestAddress, GuestMemoryBackend, GuestMemoryMmap, GuestMemoryRegion};
+use vm_memory::{GuestAddress, GuestMemoryBackend, GuestMemoryMmap};
 use vmm_sys_util::signal::{Killable, SIGRTMIN, register_signal_handler};
 
 /// Whatever went wrong; it may come from the other thread.
@@ -61,7 +60,16 @@ const TRANSMITTER_EMPTY: u8 = 0x60;
 /// SLP_EN with SLP_TYP 5: the value that turns the machine off (ACPI 6.5 §4.8.3.7).
 const POWER_OFF: u8 = 0x34;
 
-fn main() -> Result<(), Failure> {
+fn main() {
+    let how = boot().unwrap_or_else(|error| {
+        eprintln!("minimal: {error}");
+        process::exit(1)
+    });
+    eprintln!("the guest {how}");
+}
+
+/// From nothing to a machine that has run; says how the guest ended.
+fn boot() -> Result<&'static str, Failure> {
     // 1. A machine: at first a memory map without memory and without processors.
     let kvm = Kvm::new()?;
     let vm = kvm.create_vm()?;
@@ -79,7 +87,7 @@ fn main() -> Result<(), Failure> {
     // 4. The processor gets a thread: as long as the guest runs, the thread is inside KVM_RUN.
     register_signal_handler(SIGRTMIN(), interrupt_kvm_run)?;
     let (sender, ended) = mpsc::channel();
-    let thread = thread::spawn(move || sender.send(run(&mut vcpu)).expect("main waits for this message"));
+    let thread = thread::spawn(move || sender.send(run(&mut vcpu)).expect("boot waits for this message"));
 
     // 5. This thread waits. A guest that does not end is kicked out of KVM_RUN by a signal; one that arrives just before
     //    the thread enters KVM_RUN is lost, therefore again and again.
@@ -89,28 +97,24 @@ fn main() -> Result<(), Failure> {
         outcome = ended.recv_timeout(Duration::from_millis(10));
     }
     thread.join().expect("it has sent its message");
-    eprintln!("the guest {}", outcome??);
-    Ok(())
+    outcome?
 }
 
-/// Does nothing: that a handler exists makes the signal end KVM_RUN with EINTR instead of ending the process. What the
-/// pointers point to does not matter here and is left to the compiler, which knows it from `register_signal_handler`.
+/// Does nothing: that a handler exists makes the signal end KVM_RUN with EINTR instead of ending the process.
 extern "C" fn interrupt_kvm_run<Info, Context>(_signal: c_int, _: *mut Info, _: *mut Context) {}
 
 /// Maps host memory and tells KVM that it is the guest's from address 0 up.
 fn plug_ram(vm: &VmFd) -> Result<GuestMemoryMmap, Failure> {
     let ram = GuestMemoryMmap::from_ranges(&[(GuestAddress(0), RAM_BYTES)])?;
-    for (slot, region) in ram.iter().enumerate() {
-        let slot = kvm_userspace_memory_region {
-            slot: slot as u32,
-            guest_phys_addr: region.start_addr().0,
-            memory_size: region.len(),
-            userspace_addr: ram.get_host_address(region.start_addr())? as u64,
-            flags: 0,
-        };
-        // SAFETY: the mapping outlives the guest: `main` keeps `ram` until the vCPU thread has been joined.
-        unsafe { vm.set_user_memory_region(slot)? };
-    }
+    let slot = kvm_userspace_memory_region {
+        slot: 0,
+        guest_phys_addr: 0,
+        memory_size: RAM_BYTES as u64,
+        userspace_addr: ram.get_host_address(GuestAddress(0))? as u64,
+        flags: 0,
+    };
+    // SAFETY: the mapping outlives the guest: `boot` keeps `ram` until the vCPU thread has been joined.
+    unsafe { vm.set_user_memory_region(slot)? };
     Ok(ram)
 }
 
@@ -154,11 +158,8 @@ fn set_pvh_entry_state(vcpu: &VcpuFd, entry: GuestAddress) -> Result<(), kvm_ioc
     system.cr0 = 0x11; // PE, protected mode; ET, always one
     vcpu.set_sregs(&system)?;
 
-    let mut registers = vcpu.get_regs()?;
-    registers.rip = entry.0;
-    registers.rbx = START_INFO.0;
-    registers.rflags = 1 << 1; // always one; interrupts off
-    vcpu.set_regs(&registers)
+    // Bit 1 of the flags is always one; bit 9 is not, so interrupts are off.
+    vcpu.set_regs(&kvm_regs { rip: entry.0, rbx: START_INFO.0, rflags: 1 << 1, ..Default::default() })
 }
 
 /// Runs the guest, answering its exits, until it ends; says how.
