@@ -17,7 +17,7 @@ pub const RING_BYTES: usize = 64 << 10;
 /// At this fill the control thread is woken again, to write without gathering further.
 const URGENT_BYTES: usize = RING_BYTES / 2;
 
-/// Wakes the control thread. Called with the ring locked, so it must not come back into the ring.
+/// Wakes the control thread.
 pub type Wake = Arc<dyn Fn() + Send + Sync>;
 
 /// The device's end. Clones write into the same ring.
@@ -105,8 +105,10 @@ impl SerialOutput for ConsoleRing {
         if !taken {
             ring.dropped += 1;
         }
-        if !ring.woken || (ring.urgent() && !was_urgent) {
-            ring.woken = true;
+        let wake = !ring.woken || (ring.urgent() && !was_urgent);
+        ring.woken = true;
+        drop(ring);
+        if wake {
             (self.0.wake)();
         }
         taken

@@ -191,6 +191,21 @@ mod tests {
     }
 
     #[test]
+    fn a_terminal_whose_reader_stopped_blocks_nobody() {
+        use rustix::pty::{OpenptFlags, openpt, ptsname, unlockpt};
+        let master = openpt(OpenptFlags::RDWR | OpenptFlags::NOCTTY).unwrap();
+        unlockpt(&master).unwrap();
+        let path = ptsname(&master, Vec::new()).unwrap().into_string().unwrap();
+        let terminal = || OwnedFd::from(File::options().read(true).write(true).open(&path).unwrap());
+        let mut sink = ConsoleSink::over(terminal());
+        assert_eq!(sink.way, Way::Write);
+        assert!(fill(&mut sink) > 0);
+        rustix::io::read(&master, &mut [0u8; 4096]).unwrap();
+        let mut polled = ConsoleSink { fd: Some(terminal()), way: Way::Poll(TERMINAL_CHUNK_BYTES) };
+        assert!(matches!(polled.write(&[b'x'; 1000]), Written::Bytes(1..=TERMINAL_CHUNK_BYTES)));
+    }
+
+    #[test]
     fn a_socket_whose_reader_stopped_blocks_nobody() {
         let (_reader, writer) = std::os::unix::net::UnixStream::pair().unwrap();
         let mut sink = ConsoleSink::over(writer.into());
