@@ -214,9 +214,9 @@ mod tests {
         let path = ptsname(&master, Vec::new()).unwrap().into_string().unwrap();
         let slave = std::fs::File::options().read(true).write(true).open(&path).unwrap();
         let before = tcgetattr(&slave).unwrap();
-        // setsid --ctty makes the terminal the controlling one, so that the copy is its foreground.
+        // setsid -c makes the terminal the controlling one, so that the copy is its foreground.
         let mut child = Command::new("setsid")
-            .args(["--ctty", "--wait"])
+            .arg("-c")
             .arg(std::env::current_exe().unwrap())
             .args(["--exact", "backend::terminal::tests::role", "--nocapture"])
             .env(ROLE, role)
