@@ -16,6 +16,7 @@ pub mod image;
 pub mod initramfs;
 pub mod initrd;
 pub mod load;
+pub mod payload;
 pub mod placement;
 pub mod pvh;
 pub mod samples;
