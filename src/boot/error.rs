@@ -40,6 +40,8 @@ pub enum Problem {
     NotThatFormat(ImageFormat),
     #[error("broken {format}: {what}")]
     Malformed { format: &'static str, what: String },
+    #[error("its Multiboot header demands what this machine does not have (flags {0:#x}; 0x4 is a video mode)")]
+    MultibootFlags(u32),
     #[error("its entry point {entry:#x} lies in none of its segments")]
     EntryOutside { entry: u64 },
     #[error("{what} needs {size} bytes at {start:#x}, which is not free guest RAM (RAM ends at {low_end:#x})")]

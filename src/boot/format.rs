@@ -1,7 +1,5 @@
-//! What an image is: told by its first bytes, in a fixed order.
+//! The image formats, the marks of those without a header of their own kind, and the names of what does not boot.
 //!
-//! bzImage, ELF with a PVH note, ELF with a Multiboot header, 64-bit ELF for the Linux entry, boot sector. The order matters:
-//! a Linux kernel with a PVH note is also a 64-bit ELF, and a bzImage with an EFI stub ends its first sector with 55 AA.
 //! Sources: Linux boot.rst "The Real-Mode Kernel Header"; Xen pvh.pandoc; Multiboot 0.6.96 §3.1.
 
 use std::fmt;

@@ -5,6 +5,7 @@
 //! `linux-loader` see that copy again instead of the file's present bytes ([`ImageReader`]).
 
 use super::error::{BootError, Problem};
+use std::borrow::Cow;
 use std::fs::{File, OpenOptions};
 use std::io::{self, ErrorKind, Read, Seek, SeekFrom};
 use std::os::unix::fs::{FileExt, FileTypeExt, OpenOptionsExt};
@@ -20,14 +21,20 @@ pub struct Image<'a> {
 }
 
 enum Source<'a> {
-    Bytes(&'a [u8]),
+    Bytes(Cow<'a, [u8]>),
     File(File),
 }
 
 impl<'a> Image<'a> {
     /// An image in memory.
     pub fn from_bytes(name: &str, bytes: &'a [u8]) -> Image<'a> {
-        Image { name: name.to_string(), source: Source::Bytes(bytes), size: bytes.len() as u64 }
+        Image { name: name.to_string(), source: Source::Bytes(Cow::Borrowed(bytes)), size: bytes.len() as u64 }
+    }
+
+    /// An image in memory of its own.
+    pub fn from_vec(name: &str, bytes: Vec<u8>) -> Image<'static> {
+        let size = bytes.len() as u64;
+        Image { name: name.to_string(), source: Source::Bytes(Cow::Owned(bytes)), size }
     }
 
     /// Opens an image file.

@@ -1,21 +1,24 @@
 //! What is written into RAM before the first entry: images, tables, and the register state to start with.
 //!
-//! In reading order: [`image`] (bytes), [`format`](mod@format) (what they are), [`load`](mod@load) (the way from the one to
-//! the other), then a file a protocol.
+//! In reading order: [`image`] (bytes), [`format`](mod@format) and [`kernel`] (what they are), [`load`](mod@load) (the way
+//! into RAM), then a file a protocol.
 
 pub mod acpi;
 pub mod elf;
-#[cfg(test)]
-mod elf_fixture;
 pub mod elf_load;
 pub mod elf_note;
 pub mod error;
+#[cfg(test)]
+mod fixture;
 pub mod flat;
 pub mod format;
 pub mod image;
 pub mod initramfs;
 pub mod initrd;
+pub mod kernel;
+pub mod linux;
 pub mod load;
+pub mod multiboot;
 pub mod payload;
 pub mod placement;
 pub mod pvh;
