@@ -1,77 +1,51 @@
-//! The control thread's wait: epoll over file descriptors with a token each, and a waker for other threads.
+//! The control thread's wait: a handful of descriptors, a deadline, and a waker for other threads.
 //!
-//! Source: epoll(7), eventfd(2).
+//! What is waited for changes from turn to turn (input while there is room for it, output while it is blocked), so each
+//! wait names its descriptors: poll(2), not epoll. Source: poll(2), eventfd(2).
 
-use rustix::buffer::spare_capacity;
-use rustix::event::epoll::{self, CreateFlags, EventData, EventFlags};
-use rustix::event::{EventfdFlags, Timespec, eventfd};
+use rustix::event::{EventfdFlags, PollFd, PollFlags, Timespec, eventfd, poll};
 use rustix::io::Errno;
 use std::io;
-use std::os::fd::{AsFd, OwnedFd};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::sync::Arc;
 use std::time::Duration;
 
-/// Which file descriptor became ready: the number it was added with.
-pub type Token = u64;
-
-/// Most ready descriptors taken at once.
-const READY_MAX: usize = 8;
-
-/// An epoll instance.
-pub struct EventLoop {
-    epoll: OwnedFd,
-    ready: Vec<epoll::Event>,
+/// A descriptor to wait for.
+#[derive(Clone, Copy, Debug)]
+pub struct Interest<'a, T> {
+    /// What a ready descriptor is reported as.
+    pub token: T,
+    /// The descriptor.
+    pub fd: BorrowedFd<'a>,
+    /// Whether it shall take bytes (true) or give them (false).
+    pub output: bool,
 }
 
-impl EventLoop {
-    /// An empty loop.
-    ///
-    /// # Errors
-    /// The host gives no more descriptors.
-    pub fn new() -> io::Result<EventLoop> {
-        Ok(EventLoop { epoll: epoll::create(CreateFlags::CLOEXEC)?, ready: Vec::with_capacity(READY_MAX) })
+/// Waits until one of `interests` is ready or broken, at most `timeout`. Returns the tokens; none when the time has passed
+/// or a signal came.
+///
+/// # Errors
+/// The host refuses to wait.
+pub fn wait<T: Copy>(interests: &[Interest<'_, T>], timeout: Option<Duration>) -> io::Result<Vec<T>> {
+    let flags = |output| if output { PollFlags::OUT } else { PollFlags::IN };
+    let mut fds: Vec<_> =
+        interests.iter().map(|interest| PollFd::from_borrowed_fd(interest.fd, flags(interest.output))).collect();
+    // A timeout beyond what the clock can say is as good as none.
+    let timeout = timeout.and_then(|timeout| Timespec::try_from(timeout).ok());
+    match poll(&mut fds, timeout.as_ref()) {
+        Ok(_) | Err(Errno::INTR) => {}
+        Err(error) => return Err(error.into()),
     }
-
-    /// Waits for input on `fd`, too, and reports it as `token`. Regular files cannot be waited for: false.
-    ///
-    /// # Errors
-    /// The host refuses the descriptor.
-    pub fn add(&self, fd: impl AsFd, token: Token) -> io::Result<bool> {
-        match epoll::add(&self.epoll, fd, EventData::new_u64(token), EventFlags::IN) {
-            Ok(()) => Ok(true),
-            Err(Errno::PERM) => Ok(false),
-            Err(error) => Err(error.into()),
-        }
-    }
-
-    /// Waits for `fd` no longer.
-    pub fn remove(&self, fd: impl AsFd) {
-        // It fails only where the descriptor was not added: nothing to remove.
-        let _ = epoll::delete(&self.epoll, fd);
-    }
-
-    /// Waits until something is ready, at most `timeout`. Returns the tokens; none when the time has passed or a signal
-    /// came.
-    ///
-    /// # Errors
-    /// The host refuses to wait.
-    pub fn wait(&mut self, timeout: Option<Duration>) -> io::Result<Vec<Token>> {
-        let timeout = timeout.and_then(|timeout| Timespec::try_from(timeout).ok());
-        self.ready.clear();
-        match epoll::wait(&self.epoll, spare_capacity(&mut self.ready), timeout.as_ref()) {
-            Ok(_) => Ok(self.ready.iter().map(|event| event.data.u64()).collect()),
-            Err(Errno::INTR) => Ok(Vec::new()),
-            Err(error) => Err(error.into()),
-        }
-    }
+    let ready = interests.iter().zip(&fds).filter(|(_, fd)| !fd.revents().is_empty());
+    Ok(ready.map(|(interest, _)| interest.token).collect())
 }
 
-/// Wakes an [`EventLoop`] from another thread or a signal handler. Clones wake the same loop.
+/// Wakes a waiting thread from another one, or from a signal handler. Clones wake the same one.
 #[derive(Clone, Debug)]
 pub struct Waker(Arc<OwnedFd>);
 
 impl Waker {
-    /// A waker, to be added to the loop by [`Waker::fd`].
+    /// A waker; wait for [`Waker::fd`] to give bytes.
     ///
     /// # Errors
     /// The host gives no more descriptors.
@@ -79,18 +53,18 @@ impl Waker {
         Ok(Waker(Arc::new(eventfd(0, EventfdFlags::CLOEXEC | EventfdFlags::NONBLOCK)?)))
     }
 
-    /// What the loop waits for.
-    pub fn fd(&self) -> impl AsFd + '_ {
+    /// What to wait for.
+    pub fn fd(&self) -> BorrowedFd<'_> {
         self.0.as_fd()
     }
 
-    /// Makes the loop's wait return.
+    /// Makes the wait return.
     pub fn wake(&self) {
-        // It fails only when the counter is full, and then the loop is awake.
+        // It fails only when the counter is full, and then the waiter is awake.
         let _ = rustix::io::write(&self.0, &1u64.to_ne_bytes());
     }
 
-    /// Takes the wake-ups that came, so that the loop can sleep again.
+    /// Takes the wake-ups that came, so that the next wait sleeps again.
     pub fn reset(&self) {
         let _ = rustix::io::read(&self.0, &mut [0; 8]);
     }
@@ -100,23 +74,25 @@ impl Waker {
 mod tests {
     use super::*;
 
-    #[test]
-    fn a_waker_ends_the_wait_once() {
-        let mut events = EventLoop::new().unwrap();
-        let waker = Waker::new().unwrap();
-        assert!(events.add(waker.fd(), 7).unwrap());
-        assert_eq!(events.wait(Some(Duration::ZERO)).unwrap(), Vec::<Token>::new());
-        waker.clone().wake();
-        waker.wake();
-        assert_eq!(events.wait(None).unwrap(), [7]);
-        waker.reset();
-        assert_eq!(events.wait(Some(Duration::from_millis(1))).unwrap(), Vec::<Token>::new());
+    fn wait_for(waker: &Waker, timeout: Option<Duration>) -> Vec<u32> {
+        wait(&[Interest { token: 7, fd: waker.fd(), output: false }], timeout).unwrap()
     }
 
     #[test]
-    fn a_regular_file_is_told_apart() {
-        let events = EventLoop::new().unwrap();
+    fn a_waker_ends_the_wait_until_it_is_reset() {
+        let waker = Waker::new().unwrap();
+        assert_eq!(wait_for(&waker, Some(Duration::ZERO)), Vec::<u32>::new());
+        waker.clone().wake();
+        waker.wake();
+        assert_eq!(wait_for(&waker, None), [7]);
+        waker.reset();
+        assert_eq!(wait_for(&waker, Some(Duration::from_millis(1))), Vec::<u32>::new());
+    }
+
+    #[test]
+    fn regular_files_are_always_ready() {
         let file = std::fs::File::open("/proc/self/exe").unwrap();
-        assert!(!events.add(&file, 1).unwrap());
+        let both = [false, true].map(|output| Interest { token: output, fd: file.as_fd(), output });
+        assert_eq!(wait(&both, None).unwrap(), [false, true]);
     }
 }

@@ -13,6 +13,7 @@ pub mod arch;
 pub mod backend;
 pub mod boot;
 pub mod bus;
+pub mod cli;
 pub mod config;
 pub mod debug;
 pub mod devices;

@@ -1,2 +1,62 @@
-//! Command line entry.
-fn main() {}
+//! Arguments to the library, the library's answer to text and exit status. Only here does the process end.
+
+use anyhow::Context;
+use hostel::backend::{signals, terminal};
+use hostel::boot::samples::SAMPLES;
+use hostel::cli::{self, Cli, Verb};
+use hostel::config::RunConfig;
+use hostel::doctor::examine::examine;
+use hostel::machine::outcome::{HOST_ERROR, Outcome};
+use hostel::machine::{build, run};
+use std::io::{ErrorKind, IsTerminal, Write, stdout};
+use std::process::exit;
+
+fn main() {
+    terminal::restore_on_crash();
+    let status = match Cli::from_arguments().verb {
+        Verb::Run(config) if config.dry_run => dry_run(&config),
+        Verb::Run(config) => run(&config),
+        Verb::Guests => print(guests().as_bytes(), 0),
+        Verb::Doctor { json } => doctor(json),
+        Verb::Completions { shell } => print(&cli::completions(shell), 0),
+        Verb::Man => cli::manual().context("write the manual").and_then(|page| print(&page, 0)),
+    };
+    // No destructor of a machine runs: the kernel takes it apart faster than we could.
+    exit(status.unwrap_or_else(|error| {
+        eprintln!("hostel: {error:#}");
+        HOST_ERROR
+    }))
+}
+
+/// Prints to standard output and returns `status`; a reader that went away has seen enough.
+fn print(text: &[u8], status: i32) -> anyhow::Result<i32> {
+    match stdout().write_all(text) {
+        Err(error) if error.kind() != ErrorKind::BrokenPipe => Err(error).context("write to standard output"),
+        _ => Ok(status),
+    }
+}
+
+fn run(config: &RunConfig) -> anyhow::Result<i32> {
+    let (outcome, status) = run::run(config);
+    if let Some(Outcome::Signal(signal)) = outcome {
+        signals::end_by(signal);
+    }
+    Ok(status)
+}
+
+fn dry_run(config: &RunConfig) -> anyhow::Result<i32> {
+    print(build::prepare(config)?.to_string().as_bytes(), 0)
+}
+
+fn doctor(json: bool) -> anyhow::Result<i32> {
+    let report = examine();
+    let status = if report.usable() { 0 } else { HOST_ERROR };
+    let text = if json { report.json() + "\n" } else { report.text(stdout().is_terminal()) };
+    print(text.as_bytes(), status)
+}
+
+fn guests() -> String {
+    let width = SAMPLES.iter().map(|sample| sample.name.len()).max().unwrap_or(0);
+    let row = |name: &str, shows: &str, ends: &str| format!("{name:width$}  {shows}; {ends}\n");
+    SAMPLES.iter().map(|sample| row(sample.name, sample.shows, sample.ends)).collect()
+}

@@ -4,7 +4,7 @@
 
 use crate::event_loop::Waker;
 use std::io;
-use std::os::fd::{AsFd, AsRawFd};
+use std::os::fd::AsRawFd;
 use std::sync::atomic::{AtomicI32, Ordering};
 use vmm_sys_util::signal::register_signal_handler;
 
@@ -28,7 +28,7 @@ impl Signals {
     /// # Errors
     /// The host refuses a handler.
     pub fn catch(waker: Waker) -> io::Result<Signals> {
-        WAKE.store(waker.fd().as_fd().as_raw_fd(), Ordering::SeqCst);
+        WAKE.store(waker.fd().as_raw_fd(), Ordering::SeqCst);
         for signal in ENDING {
             let refused = |error: vmm_sys_util::errno::Error| io::Error::from_raw_os_error(error.errno());
             register_signal_handler(signal, on_signal).map_err(refused)?;

@@ -4,6 +4,7 @@
 //! into RAM), then a file a protocol.
 
 pub mod acpi;
+pub mod cmdline;
 pub mod elf;
 pub mod elf_load;
 pub mod elf_note;

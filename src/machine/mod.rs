@@ -1,7 +1,14 @@
-//! The system VM: what it is made of, how its exits are answered, how it lives and ends.
+//! The system VM: what it is made of, how its exits are answered, how it lives and ends, and what is told of it.
 #![forbid(unsafe_code)]
 
+pub mod build;
+pub mod console;
+pub mod devices;
+pub mod io;
 pub mod junit;
+pub mod lifecycle;
 pub mod outcome;
+pub mod plan;
 pub mod report;
 pub mod report_file;
+pub mod run;

@@ -1,0 +1,68 @@
+//! The command line of a guest: Hostel's words for Linux, then the user's, then the guest's arguments.
+//!
+//! Source: Linux kernel-parameters.txt. Linux takes the last of two words that contradict each other.
+
+/// Words for Linux on this machine, each with its reason. None of them turns a panic into a clean reboot.
+const LINUX_DEFAULTS: &[&str] = &[
+    // The console is the serial port.
+    "console=ttyS0",
+    // There is one serial port: three others would be probed for.
+    "8250.nr_uarts=1",
+    // There is no PCI root: its configuration ports would be probed.
+    "pci=off",
+    // kvmclock and the LAPIC keep the time, so the TSC needs no watchdog against a clock that is not there.
+    "tsc=reliable",
+    // RDRAND seeds the random pool: programs need not wait for interrupts to do it.
+    "random.trust_cpu=on",
+];
+
+/// What a command line is made of.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Words<'a> {
+    /// The guest is Linux, and gets its default words.
+    pub linux_defaults: bool,
+    /// What the user appends.
+    pub user: &'a str,
+    /// Arguments for the guest; Linux hands those behind `--` to its init.
+    pub arguments: &'a [String],
+    /// The guest is Linux.
+    pub linux: bool,
+}
+
+impl Words<'_> {
+    /// The words as one line.
+    pub fn join(&self) -> String {
+        let mut words = Vec::new();
+        if self.linux_defaults {
+            words.extend(LINUX_DEFAULTS);
+        }
+        words.push(self.user.trim());
+        if self.linux && !self.arguments.is_empty() {
+            words.push("--");
+        }
+        words.extend(self.arguments.iter().map(String::as_str));
+        words.retain(|word| !word.is_empty());
+        words.join(" ")
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_users_words_come_last() {
+        let words = Words { linux_defaults: true, linux: true, user: "console=hvc0", ..Words::default() }.join();
+        assert!(words.starts_with("console=ttyS0 ") && words.ends_with(" console=hvc0"), "{words}");
+        assert!(!words.contains("panic="));
+    }
+
+    #[test]
+    fn arguments_follow_two_dashes_for_linux_only() {
+        let arguments = ["nproc".to_string(), "poweroff".to_string()];
+        let words = Words { arguments: &arguments, user: " quiet ", ..Words::default() };
+        assert_eq!(words.join(), "quiet nproc poweroff");
+        assert_eq!(Words { linux: true, ..words }.join(), "quiet -- nproc poweroff");
+        assert_eq!(Words::default().join(), "");
+    }
+}

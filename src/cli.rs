@@ -1,0 +1,178 @@
+//! The command line: verbs and where they lead. Options of `run` are fields of [`RunConfig`].
+
+use crate::config::{RunConfig, ScriptStep};
+use clap::error::ErrorKind;
+use clap::{ArgMatches, CommandFactory, FromArgMatches, Parser, Subcommand};
+use clap_complete::Shell;
+
+/// Hosted virtual machine monitor for Linux KVM: boots guests, tests them, and explains what it does
+#[derive(Debug, Parser)]
+#[command(version, max_term_width = 110, after_help = EXIT_STATUS)]
+pub struct Cli {
+    /// What to do.
+    #[command(subcommand)]
+    pub verb: Verb,
+}
+
+/// What Hostel can do.
+#[derive(Debug, Subcommand)]
+pub enum Verb {
+    /// Boot a sample guest or an image file
+    #[command(after_help = EXIT_STATUS)]
+    Run(Box<RunConfig>),
+    /// List the sample guests inside this program
+    Guests,
+    /// Tell what this host offers, measured, and how to repair what is missing
+    Doctor {
+        /// Print JSON
+        #[arg(long)]
+        json: bool,
+    },
+    /// Print a completion script for a shell
+    Completions {
+        /// The shell
+        shell: Shell,
+    },
+    /// Print the manual page (roff): hostel man | man -l -
+    Man,
+}
+
+const EXIT_STATUS: &str = "\
+Exit status of run: 0 the guest powered off, halted for good or rebooted; odd: the guest's own value v as (v << 1) | 1;
+2 usage; 10 host error or bad image; 12 guest panicked; 14 triple fault; 16 KVM could not go on; 18 an expectation failed;
+20 a --reject matched; 124 deadline passed; 130 Ctrl-A x; 134 a bug of Hostel. SIGINT and SIGTERM end it by the same signal.";
+
+impl Cli {
+    /// Parses the program's own arguments; prints help and errors, and ends the process, where that is what they ask for.
+    pub fn from_arguments() -> Cli {
+        Cli::parse_matches(Cli::command().get_matches()).unwrap_or_else(|error| error.exit())
+    }
+
+    fn parse_matches(matches: ArgMatches) -> Result<Cli, clap::Error> {
+        let mut cli = Cli::from_arg_matches(&matches)?;
+        if let (Verb::Run(config), Some(("run", run))) = (&mut cli.verb, matches.subcommand()) {
+            config.console.script = script(run);
+            check(config)?;
+        }
+        Ok(cli)
+    }
+}
+
+/// `--expect` and `--send` in the order in which they were typed.
+fn script(run: &ArgMatches) -> Vec<ScriptStep> {
+    let steps = |id: &str, step: fn(String) -> ScriptStep| {
+        let indices = run.indices_of(id).into_iter().flatten();
+        let values = run.get_many::<String>(id).into_iter().flatten();
+        indices.zip(values.map(|value| step(value.clone()))).collect::<Vec<_>>()
+    };
+    let mut all = steps("expect", ScriptStep::Expect);
+    all.extend(steps("send", ScriptStep::Send));
+    all.sort_by_key(|(index, _)| *index);
+    all.into_iter().map(|(_, step)| step).collect()
+}
+
+/// What no single option can tell.
+fn check(config: &RunConfig) -> Result<(), clap::Error> {
+    let wrong = |text: &str| Err(Cli::command().error(ErrorKind::ArgumentConflict, text));
+    if matches!(config.console.script.first(), Some(ScriptStep::Send(_))) {
+        return wrong("--send types when the --expect before it has matched: put an --expect first");
+    }
+    if config.ends.wait_exit && config.console.expect.is_empty() {
+        return wrong("--wait-exit changes what the last --expect does: there is none");
+    }
+    Ok(())
+}
+
+/// The completion script for `shell`.
+pub fn completions(shell: Shell) -> Vec<u8> {
+    let mut script = Vec::new();
+    clap_complete::generate(shell, &mut Cli::command(), "hostel", &mut script);
+    script
+}
+
+/// The manual page, with a section for each verb.
+///
+/// # Errors
+/// The page cannot be made.
+pub fn manual() -> std::io::Result<Vec<u8>> {
+    let mut page = Vec::new();
+    let mut command = Cli::command();
+    command.build();
+    clap_mangen::Man::new(command.clone()).render(&mut page)?;
+    for verb in command.get_subcommands().filter(|verb| verb.get_name() != "help") {
+        page.extend(format!(".SH \"HOSTEL {}\"\n", verb.get_name().to_uppercase()).bytes());
+        let verb = clap_mangen::Man::new(verb.clone());
+        verb.render_description_section(&mut page)?;
+        verb.render_options_section(&mut page)?;
+    }
+    Ok(page)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn parse(arguments: &[&str]) -> Result<Cli, clap::Error> {
+        let all = ["hostel"].iter().chain(arguments);
+        Cli::parse_matches(Cli::command().try_get_matches_from(all)?)
+    }
+
+    fn run(arguments: &[&str]) -> Box<RunConfig> {
+        let arguments: Vec<_> = ["run"].iter().chain(arguments).copied().collect();
+        match parse(&arguments).unwrap().verb {
+            Verb::Run(config) => config,
+            other => panic!("{other:?}"),
+        }
+    }
+
+    #[test]
+    fn the_definition_is_consistent() {
+        Cli::command().debug_assert();
+    }
+
+    #[test]
+    fn the_dialogue_keeps_its_order() {
+        let config = run(&["--expect", "a", "--send", "b", "--expect", "c", "--expect", "d", "--send", "e"]);
+        let expect = |text: &str| ScriptStep::Expect(text.into());
+        let send = |text: &str| ScriptStep::Send(text.into());
+        assert_eq!(config.console.script, [expect("a"), send("b"), expect("c"), expect("d"), send("e")]);
+    }
+
+    #[test]
+    fn arguments_for_the_guest_follow_two_dashes() {
+        let config = run(&["smp", "--cpus", "4", "--", "--quiet", "x"]);
+        assert_eq!(config.args, ["--quiet", "x"]);
+        assert_eq!(config.machine.cpus, Some(4));
+    }
+
+    #[test]
+    fn bad_options_are_usage_errors() {
+        for bad in [
+            &["run", "--cpus", "0"][..],
+            &["run", "--cpus", "17"],
+            &["run", "--mem", "0"],
+            &["run", "--frobnicate"],
+            &["run", "--send", "x"],
+            &["run", "--wait-exit"],
+            &["run", "--initrd", "x", "--no-initrd"],
+            &["run", "--timeout", "0"],
+            &["fly"],
+            &[],
+        ] {
+            assert_eq!(parse(bad).unwrap_err().exit_code(), 2, "{bad:?}");
+        }
+    }
+
+    #[test]
+    fn the_manual_and_the_completions_know_every_option() {
+        let page = manual().unwrap();
+        let page = String::from_utf8(page).unwrap().replace("\\-", "-");
+        let script = String::from_utf8(completions(Shell::Bash)).unwrap();
+        let command = Cli::command();
+        let run = command.find_subcommand("run").unwrap();
+        for option in run.get_arguments().filter_map(|argument| argument.get_long()) {
+            assert!(page.contains(&format!("--{option}")), "{option}");
+            assert!(script.contains(&format!("--{option}")), "{option}");
+        }
+    }
+}

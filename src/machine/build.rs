@@ -1,0 +1,204 @@
+//! From a configuration to a machine that stands ready: first everything that needs no KVM ([`prepare`], which is all that
+//! `--dry-run` does), then the calls that make it a virtual machine ([`Blueprint::build`]).
+
+use super::devices::{self, Host, Wired};
+use super::io::{IoHandler, MachineIo, Note, UnknownMsrs};
+use crate::arch::cpuid;
+use crate::arch::irqchip::Irqchip;
+use crate::arch::layout::ACPI_TABLES;
+use crate::boot::acpi::{self, AcpiTable};
+use crate::boot::cmdline::Words;
+use crate::boot::error::BootError;
+use crate::boot::format::ImageFormat;
+use crate::boot::image::Image;
+use crate::boot::initramfs::INITRAMFS;
+use crate::boot::kernel::{Kernel, Unpack};
+use crate::boot::load::{self, BootRequest, Loaded};
+use crate::boot::samples::{self, Sample};
+use crate::bus::bus::Shared;
+use crate::bus::device::DeviceNode;
+use crate::config::RunConfig;
+use crate::devices::acpi_pm::AcpiPm;
+use crate::devices::serial::Serial;
+use crate::kvm::system::{KvmError, System};
+use crate::kvm::vcpu::Vcpu;
+use crate::kvm::vm::Vm;
+use crate::memory::map::MemoryMap;
+use crate::memory::ram::{GuestRam, RamError};
+use std::path::Path;
+use std::sync::Arc;
+use std::sync::atomic::AtomicU64;
+
+/// The sample guest that runs when no image is named.
+const DEFAULT_SAMPLE: &str = "shell";
+
+/// IA32_MTRR_DEF_TYPE (Intel SDM vol. 3A §12.11.2.1).
+const MTRR_DEF_TYPE: u32 = 0x2ff;
+/// MTRRs enabled, memory is write-back unless told otherwise: what firmware leaves behind.
+const MTRR_WRITE_BACK: u64 = 1 << 11 | 6;
+
+/// A machine whose memory is written and whose parts are decided, before KVM knows of it.
+pub struct Blueprint {
+    /// Name of the image, for messages.
+    pub name: String,
+    /// What the image is and how it is entered, in words.
+    pub how: String,
+    /// Whether the guest is a Linux kernel.
+    pub is_linux: bool,
+    /// vCPUs.
+    pub cpus: u32,
+    /// Interrupt controllers.
+    pub irqchip: Irqchip,
+    /// Where RAM lies.
+    pub map: MemoryMap,
+    /// RAM, with everything in it.
+    pub ram: Arc<GuestRam>,
+    /// What was written where, and the entry state.
+    pub loaded: Loaded,
+    /// The command line.
+    pub cmdline: String,
+    /// The ACPI tables; none on a machine without interrupt controllers, which they would describe.
+    pub tables: Vec<AcpiTable>,
+    /// The devices.
+    pub nodes: Vec<DeviceNode>,
+}
+
+/// A machine that stands ready, its vCPUs not yet on threads.
+pub struct Machine {
+    /// The virtual machine; kept as long as the vCPUs.
+    pub vm: Vm,
+    /// The vCPUs, number 0 in its entry state.
+    pub vcpus: Vec<Vcpu>,
+    /// What answers their exits.
+    pub io: Arc<MachineIo>,
+    /// COM1, which the host feeds.
+    pub serial: Shared<Serial>,
+    /// The power button.
+    pub acpi: Shared<AcpiPm>,
+}
+
+/// Why no machine could be built.
+#[derive(Debug, thiserror::Error)]
+pub enum BuildError {
+    /// The image, its initrd or its command line.
+    #[error(transparent)]
+    Boot(#[from] BootError),
+    /// Guest RAM.
+    #[error(transparent)]
+    Ram(#[from] RamError),
+    /// The host's KVM.
+    #[error(transparent)]
+    Kvm(#[from] KvmError),
+    /// Several vCPUs without LAPICs.
+    #[error("{0} vCPUs without interrupt controllers: nothing could start the others; use --irqchip split")]
+    NoStartup(u32),
+}
+
+/// Finds the image, decides the machine and writes its memory.
+///
+/// # Errors
+/// The image cannot be booted, or the host gives no memory.
+pub fn prepare(config: &RunConfig) -> Result<Blueprint, BuildError> {
+    let sample = sample(config.image.as_deref());
+    let image = match (sample, &config.image) {
+        (Some(sample), _) => Image::from_bytes(sample.name, sample.image),
+        (None, Some(path)) => Image::open(path)?,
+        (None, None) => unreachable!("the default sample exists"),
+    };
+    let in_guest = config.boot.no_host_decompress || config.boot.kaslr;
+    let unpack = if in_guest { Unpack::InGuest } else { Unpack::OnHost };
+    let kernel = Kernel::identify(&image, config.boot.format.map(Into::into), unpack)?;
+    let irqchip = irqchip(config, sample, kernel.format());
+    let cpus = config.machine.cpus.unwrap_or_else(|| sample.map_or(1, |sample| sample.cpus.into()));
+    if cpus > 1 && irqchip == Irqchip::None {
+        return Err(BuildError::NoStartup(cpus));
+    }
+    let map = config.machine.mem.clone();
+    let ram = Arc::new(GuestRam::new(&map)?);
+    if kernel.is_linux() {
+        ram.advise_huge_pages();
+    }
+    let nodes = devices::nodes(irqchip);
+    let tables = if irqchip == Irqchip::None { Vec::new() } else { acpi::tables(cpus, irqchip, &nodes) };
+    for table in &tables {
+        ram.write(table.address, &table.bytes)?;
+    }
+    let words = Words {
+        linux: kernel.is_linux(),
+        linux_defaults: kernel.is_linux() && !config.boot.no_default_cmdline,
+        user: &config.boot.cmdline,
+        arguments: &config.args,
+    };
+    let cmdline = words.join();
+    let initrd = match &config.boot.initrd {
+        Some(path) => Some(Image::open(path)?),
+        None if kernel.is_linux() && !config.boot.no_initrd => {
+            Some(Image::from_bytes("the embedded initramfs", INITRAMFS))
+        }
+        None => None,
+    };
+    let request = BootRequest {
+        cmdline: &cmdline,
+        initrd: initrd.as_ref(),
+        rsdp: (!tables.is_empty()).then_some(ACPI_TABLES),
+        load_address: config.boot.load_address.map(Into::into),
+    };
+    let loaded = load::load(&kernel, &request, &ram, &map)?;
+    let (how, is_linux) = (kernel.describe(), kernel.is_linux());
+    Ok(Blueprint { name: image.name().into(), how, is_linux, cpus, irqchip, map, ram, loaded, cmdline, tables, nodes })
+}
+
+impl Blueprint {
+    /// Makes the virtual machine. `host` is what its devices hold of the host; `note` is told sentences about the guest
+    /// that the user should read, on a vCPU's thread.
+    ///
+    /// # Errors
+    /// KVM is missing, forbidden, or refuses.
+    pub fn build(&self, host: Host, note: Note) -> Result<Machine, BuildError> {
+        let system = System::open()?;
+        let most = system.max_cpus();
+        if self.cpus as usize > most {
+            return Err(KvmError::TooManyCpus { wanted: self.cpus, max: most }.into());
+        }
+        let vm = Vm::new(&system, self.irqchip, self.ram.clone())?;
+        let supported = system.supported_cpuid()?;
+        let mut vcpus = Vec::with_capacity(self.cpus as usize);
+        for id in 0..self.cpus {
+            let vcpu = vm.create_vcpu(id)?;
+            vcpu.set_cpuid(&cpuid::for_vcpu(&supported, id, self.cpus, self.irqchip))?;
+            if self.is_linux {
+                vcpu.set_msrs(&[(MTRR_DEF_TYPE, MTRR_WRITE_BACK)])?;
+            }
+            vcpus.push(vcpu);
+        }
+        vcpus[0].set_state(&self.loaded.state)?;
+        let unknown_msrs = UnknownMsrs::new(note);
+        let Wired { ports, mmio, ioapic, requests, serial, acpi } = devices::wire(&vm, self.irqchip, host);
+        let io = MachineIo { ports, mmio, ioapic, requests, exits: AtomicU64::new(0), unknown_msrs };
+        Ok(Machine { vm, vcpus, io: Arc::new(io), serial, acpi })
+    }
+}
+
+impl Machine {
+    /// A vCPU's way to the machine's devices.
+    pub fn handler(&self) -> IoHandler {
+        IoHandler(self.io.clone())
+    }
+}
+
+/// The sample guest that an image names; a file of that name is reached as `./NAME`.
+fn sample(image: Option<&Path>) -> Option<&'static Sample> {
+    match image {
+        None => samples::find(DEFAULT_SAMPLE),
+        Some(path) => path.to_str().and_then(samples::find),
+    }
+}
+
+fn irqchip(config: &RunConfig, sample: Option<&Sample>, format: ImageFormat) -> Irqchip {
+    match (config.machine.irqchip, sample, format) {
+        (Some(choice), _, _) => choice.into(),
+        (None, Some(sample), _) => sample.irqchip,
+        (None, None, ImageFormat::Flat16 | ImageFormat::Multiboot) => Irqchip::Full,
+        (None, None, _) => Irqchip::Split,
+    }
+}

@@ -1,0 +1,201 @@
+//! The console of a running machine: output, input, keys and prompt, as one thing for the control loop.
+
+use crate::backend::console_input::{ConsoleInput, EndOfInput, Typed};
+use crate::backend::console_output::ConsoleOutput;
+use crate::backend::console_ring::{ConsoleRing, console_ring};
+use crate::backend::console_sink::{ConsoleSink, SinkError};
+use crate::backend::expect::{Event, Expectation, Watch, Watcher};
+use crate::backend::keys::{KEYS_HELP, KEYS_LINE, KeyAction};
+use crate::backend::monitor::{COMMANDS_HELP, Command, PROMPT};
+use crate::backend::send_text::{SendTextError, send_text};
+use crate::backend::stream_pattern::PatternError;
+use crate::backend::terminal::{RawTerminal, TerminalError, is_interactive};
+use crate::bus::bus::{Shared, lock};
+use crate::config::{ConsoleChoice, RunConfig, ScriptStep};
+use crate::devices::serial::Serial;
+use crate::event_loop::{Interest, Waker};
+use std::io::{Write, stderr};
+use std::sync::Arc;
+use std::time::Instant;
+
+/// The machine's console.
+pub struct Console {
+    output: ConsoleOutput,
+    input: ConsoleInput,
+    /// Restores the terminal when the console goes.
+    _terminal: Option<RawTerminal>,
+}
+
+/// Which of the console's descriptors is ready.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum ConsoleSide {
+    /// Output is no longer held up.
+    Output,
+    /// Something was typed.
+    Input,
+}
+
+/// Something that the control loop must know.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum ConsoleEvent {
+    /// The guest printed it.
+    Seen(Event),
+    /// The user asked for it.
+    Asked(Command),
+}
+
+/// A console that cannot be had.
+#[derive(Debug, thiserror::Error)]
+#[expect(missing_docs, reason = "each names its source")]
+pub enum ConsoleError {
+    #[error(transparent)]
+    Sink(#[from] SinkError),
+    #[error(transparent)]
+    Terminal(#[from] TerminalError),
+    #[error(transparent)]
+    Pattern(#[from] PatternError),
+    #[error(transparent)]
+    Text(#[from] SendTextError),
+}
+
+impl ConsoleError {
+    /// Whether an option is at fault.
+    pub fn is_usage(&self) -> bool {
+        matches!(self, ConsoleError::Pattern(_) | ConsoleError::Text(_))
+    }
+}
+
+/// What `config` wants watched; `None` where nobody reads what the guest prints but the user.
+///
+/// # Errors
+/// A pattern or a text to send cannot be used.
+pub fn watcher(config: &RunConfig, is_linux: bool) -> Result<Option<Watcher>, ConsoleError> {
+    let mut expect: Vec<Expectation> = Vec::new();
+    for step in &config.console.script {
+        match (step, expect.last_mut()) {
+            (ScriptStep::Expect(pattern), _) => expect.push(Expectation { pattern: pattern.clone(), send: Vec::new() }),
+            (ScriptStep::Send(text), Some(last)) => last.send.extend(send_text(text)?),
+            (ScriptStep::Send(_), None) => unreachable!("the command line begins with --expect"),
+        }
+    }
+    let reports = config.ends.result.is_some() || config.ends.report.is_some();
+    let idle = expect.is_empty() && config.console.reject.is_empty() && !is_linux && !reports;
+    if idle {
+        return Ok(None);
+    }
+    Ok(Some(Watcher::new(Watch { expect, reject: config.console.reject.clone(), linux: is_linux })?))
+}
+
+impl Console {
+    /// Opens the console; `waker` wakes the control loop when the guest has printed something. The ring is the devices' end.
+    ///
+    /// # Errors
+    /// The file or the terminal refuses.
+    pub fn open(
+        config: &RunConfig,
+        watcher: Option<Watcher>,
+        waker: Waker,
+    ) -> Result<(Console, ConsoleRing), ConsoleError> {
+        let (ring, reader) = console_ring(watcher.is_some(), Arc::new(move || waker.wake()));
+        let scripted = config.console.script.iter().any(|step| matches!(step, ScriptStep::Send(_)));
+        let end = if scripted { EndOfInput::Silent } else { EndOfInput::CtrlD };
+        let (sink, input, terminal) = match &config.console.console {
+            ConsoleChoice::Stdio => (ConsoleSink::stdout()?, ConsoleInput::stdin(end), RawTerminal::enter()?),
+            ConsoleChoice::File(path) => (ConsoleSink::file(path)?, ConsoleInput::none(), None),
+            ConsoleChoice::None => (ConsoleSink::none(), ConsoleInput::none(), None),
+        };
+        if terminal.is_some() && is_interactive() {
+            say(KEYS_LINE);
+        }
+        Ok((Console { output: ConsoleOutput::new(reader, sink, watcher), input, _terminal: terminal }, ring))
+    }
+
+    /// What to wait for.
+    pub fn interests(&self) -> impl Iterator<Item = Interest<'_, ConsoleSide>> {
+        let output = self.output.waits_for().map(|fd| Interest { token: ConsoleSide::Output, fd, output: true });
+        let input = self.input.waits_for().map(|fd| Interest { token: ConsoleSide::Input, fd, output: false });
+        output.into_iter().chain(input)
+    }
+
+    /// When to take a turn at the latest.
+    pub fn due(&self) -> Option<Instant> {
+        self.output.due()
+    }
+
+    /// Moves output and input on. `ready` says whether input was reported ready.
+    pub fn turn(&mut self, now: Instant, input_ready: bool, serial: &Shared<Serial>) -> Vec<ConsoleEvent> {
+        let turn = self.output.turn(now);
+        let mut events = Vec::new();
+        if input_ready {
+            for typed in self.input.read() {
+                events.extend(asked(typed));
+            }
+        }
+        for event in turn.events {
+            if let Event::Matched { send, .. } = &event {
+                self.input.type_in(send);
+            }
+            events.push(ConsoleEvent::Seen(event));
+        }
+        let mut device = lock(serial);
+        if turn.output_has_room {
+            crate::bus::stream::SerialInput::output_has_room(&mut *device);
+        }
+        self.input.offer(&mut *device);
+        events
+    }
+
+    /// A break on the line with a key behind it.
+    pub fn send_break(&mut self, key: u8, serial: &Shared<Serial>) {
+        self.input.send_break(&mut *lock(serial), key);
+    }
+
+    /// The process was continued after a stop.
+    pub fn continued(&mut self) {
+        self.input.continued();
+    }
+
+    /// Writes all that is left, when no vCPU runs any more; returns what was seen in it.
+    pub fn drain(&mut self) -> Vec<Event> {
+        self.output.drain()
+    }
+
+    /// The output, for whoever reports on it.
+    pub fn output(&self) -> &ConsoleOutput {
+        &self.output
+    }
+}
+
+/// What the control loop does about something typed; the rest is answered here.
+fn asked(typed: Typed) -> Option<ConsoleEvent> {
+    match typed {
+        Typed::Key(KeyAction::End) => return Some(ConsoleEvent::Asked(Command::Quit)),
+        Typed::Key(KeyAction::Help) => say(KEYS_HELP.trim_end()),
+        Typed::Key(KeyAction::Prompt) => show(PROMPT.as_bytes()),
+        Typed::Echo(bytes) => show(&bytes),
+        Typed::PromptLeft => {}
+        Typed::Command(line) => {
+            let command = Command::parse(&line);
+            match &command {
+                Ok(Command::Help) => say(COMMANDS_HELP.trim_end()),
+                Ok(_) => {}
+                Err(error) => say(&error.to_string()),
+            }
+            if !matches!(command, Ok(Command::Quit)) {
+                show(PROMPT.as_bytes());
+            }
+            return command.ok().filter(|command| *command != Command::Help).map(ConsoleEvent::Asked);
+        }
+    }
+    None
+}
+
+/// Says a line of Hostel's own on standard error.
+pub fn say(text: &str) {
+    show(format!("hostel: {text}\n").as_bytes());
+}
+
+/// Writes to standard error; a reader that went away has seen enough.
+fn show(bytes: &[u8]) {
+    let _ = stderr().write_all(bytes);
+}

@@ -1,0 +1,112 @@
+//! `hostel run` from its configuration to what is told of it: diagnosis, result file, report, exit status.
+
+use super::build::{self, Blueprint};
+use super::lifecycle::{self, Finished, RunError};
+use super::outcome::{HOST_ERROR, Outcome, USAGE};
+use super::report::{Ending, Run};
+use super::{junit, report_file};
+use crate::boot::image::Image;
+use crate::config::{ReportChoice, RunConfig, image_name};
+use crate::debug::crash::{self, Evidence, Occasion};
+use crate::debug::symbols::Symbols;
+use crate::machine::console::say;
+use std::time::Duration;
+
+/// Runs what `config` asks for, tells about it on standard error and in the files asked for, and returns the outcome with
+/// the exit status.
+pub fn run(config: &RunConfig) -> (Option<Outcome>, i32) {
+    let (run, diagnosis) = match attempt(config) {
+        Ok((blueprint, finished, symbols)) => {
+            let diagnosis = diagnose(&blueprint, &finished, &symbols);
+            (told(config, &blueprint, finished), diagnosis)
+        }
+        Err(error) => (not_begun(config, &error), String::new()),
+    };
+    if run.lost_bytes > 0 {
+        say(&format!("{} bytes of the console reached no reader", run.lost_bytes));
+    }
+    if let Some(failure) = run.failure() {
+        say(failure.trim_end());
+    }
+    if !diagnosis.is_empty() {
+        say(diagnosis.trim_end());
+    }
+    let status = write_files(config, &run);
+    match run.ending {
+        Ending::Outcome(outcome) => (Some(outcome), status),
+        Ending::HostError(_) => (None, status),
+    }
+}
+
+fn attempt(config: &RunConfig) -> Result<(Blueprint, Finished, Symbols), RunError> {
+    let symbols = match &config.boot.symbols {
+        Some(path) => Image::open(path).and_then(|image| Symbols::read(&image)).map_err(build::BuildError::from)?,
+        None => Symbols::default(),
+    };
+    let blueprint = build::prepare(config)?;
+    let finished = lifecycle::run(&blueprint, config)?;
+    Ok((blueprint, finished, symbols))
+}
+
+fn told(config: &RunConfig, blueprint: &Blueprint, finished: Finished) -> Run {
+    Run {
+        image: blueprint.name.clone(),
+        status: finished.outcome.status(config.ends.ok_exit),
+        ending: Ending::Outcome(finished.outcome),
+        duration: finished.ran,
+        expect: config.console.expect.clone(),
+        met: finished.expectations_met,
+        reject: config.console.reject.clone(),
+        last_lines: finished.last_lines,
+        lost_bytes: finished.console_bytes_lost,
+    }
+}
+
+fn not_begun(config: &RunConfig, error: &RunError) -> Run {
+    let usage = matches!(error, RunError::Console(error) if error.is_usage());
+    Run {
+        image: image_name(&config.image).to_string_lossy().into_owned(),
+        ending: Ending::HostError(error.to_string()),
+        status: if usage { USAGE } else { HOST_ERROR },
+        duration: Duration::ZERO,
+        expect: config.console.expect.clone(),
+        met: 0,
+        reject: config.console.reject.clone(),
+        last_lines: Vec::new(),
+        lost_bytes: 0,
+    }
+}
+
+/// What is to be said of vCPUs that failed, or that ran when the deadline passed.
+fn diagnose(blueprint: &Blueprint, finished: &Finished, symbols: &Symbols) -> String {
+    let describe = |occasion, vcpu, state| {
+        let mut evidence = Evidence { symbols, read: &mut |gpa| blueprint.ram.read_u64(gpa) };
+        crash::describe(occasion, vcpu, state, &mut evidence)
+    };
+    match &finished.outcome {
+        Outcome::TripleFault(stopped) => describe(Occasion::TripleFault, stopped.vcpu, stopped.state.as_ref()),
+        Outcome::Failed(failure, stopped) => describe(Occasion::Failed(*failure), stopped.vcpu, stopped.state.as_ref()),
+        _ => {
+            let running = finished.at_deadline.iter();
+            running.map(|(vcpu, state)| describe(Occasion::Deadline, *vcpu, Some(state))).collect()
+        }
+    }
+}
+
+/// Writes `--result` and `--report`; a file that cannot be written is a host error, and said.
+fn write_files(config: &RunConfig, run: &Run) -> i32 {
+    let mut status = run.status;
+    let mut write = |path, content: String| {
+        if let Err(error) = report_file::write(path, &content) {
+            say(&error.to_string());
+            status = HOST_ERROR;
+        }
+    };
+    if let Some(path) = &config.ends.result {
+        write(path, run.to_json());
+    }
+    if let Some(ReportChoice::Junit(path)) = &config.ends.report {
+        write(path, junit::to_xml(run));
+    }
+    status
+}
