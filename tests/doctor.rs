@@ -1,10 +1,10 @@
-//! `hostel doctor` on this host's KVM.
+//! `hostel doctor` on this host.
 
 #[allow(dead_code, reason = "each test program uses its part")]
 mod common;
 
+use common::hostel::hostel;
 use common::kvm;
-use hostel::doctor::examine::examine;
 use serde_json::Value;
 use std::path::Path;
 
@@ -13,32 +13,33 @@ fn a_host_with_kvm_is_usable_and_measured() {
     if !kvm::available() {
         return;
     }
-    let report = examine();
-    let text = report.text(false);
-    assert!(report.usable(), "{text}");
-    let (module, name) = [("kvm_pvm", "PVM"), ("kvm_intel", "VMX"), ("kvm_amd", "SVM")]
-        .into_iter()
-        .find(|(module, _)| Path::new("/sys/module").join(module).exists())
-        .unwrap();
-    assert!(text.lines().any(|line| line.contains("back end") && line.contains(name)), "{module}: {text}");
-    let json: Value = serde_json::from_str(&report.json()).unwrap();
+    let text = hostel(&["doctor"], "");
+    assert_eq!((text.status, text.stderr.as_str()), (0, ""));
+    assert!(text.stdout.ends_with("\nguests run here\n") && !text.stdout.contains('\x1b'), "{}", text.stdout);
+    let modules = [("kvm_pvm", "PVM"), ("kvm_intel", "VMX"), ("kvm_amd", "SVM")];
+    let is_loaded = |module: &str| Path::new("/sys/module").join(module).exists();
+    let (_, name) = modules.into_iter().find(|(module, _)| is_loaded(module)).unwrap();
+    assert!(text.stdout.lines().any(|line| line.contains("back end") && line.contains(name)), "{}", text.stdout);
+
+    let json: Value = serde_json::from_str(&hostel(&["doctor", "--json"], "").stdout).unwrap();
+    assert_eq!(json["usable"], true);
     assert_eq!(json["backend"]["kind"], name.to_lowercase());
     for figure in ["ring0_instructions_per_second", "ring3_instructions_per_second", "port_exit_ns"] {
         assert!(json["speed"][figure].as_u64() > Some(0), "{figure}: {json}");
     }
-    let checks = json["checks"].as_array().unwrap();
-    for name in
-        ["/dev/kvm", "permission", "SPLIT_IRQCHIP", "/dev/net/tun", "io_uring", "landlock", "huge pages", "WSL2"]
-    {
-        let check = checks.iter().find(|check| check["name"] == name).unwrap();
-        assert!(check["state"].is_string() && check["detail"].is_string(), "{check}");
-    }
 }
 
 #[test]
-fn each_missing_thing_has_its_repair() {
-    for check in examine().checks {
-        let is_missing = check.state == hostel::doctor::report::State::Missing;
-        assert!(!is_missing || check.repair.is_some(), "{check:?}");
+fn everything_that_is_missing_has_its_repair() {
+    let run = hostel(&["doctor", "--json"], "");
+    let json: Value = serde_json::from_str(&run.stdout).unwrap();
+    assert_eq!(run.status, if json["usable"] == true { 0 } else { 10 });
+    let checks = json["checks"].as_array().unwrap();
+    for name in ["/dev/kvm", "/dev/net/tun", "io_uring", "landlock", "huge pages", "WSL2"] {
+        assert!(checks.iter().any(|check| check["name"] == name), "{name}: {json}");
+    }
+    for check in checks {
+        assert!(check["detail"].is_string() && check["lost"].is_string(), "{check}");
+        assert!(check["state"] != "missing" || check["repair"].is_string(), "{check}");
     }
 }
