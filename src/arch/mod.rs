@@ -1,4 +1,5 @@
 //! x86-64 as the manuals have it: addresses, registers, tables. Pure data and functions; nothing here knows KVM or the host.
+#![forbid(unsafe_code)]
 
 pub mod cpu_state;
 pub mod cpuid;

@@ -2,6 +2,7 @@
 //!
 //! In reading order: [`image`] (bytes), [`format`](mod@format) and [`kernel`] (what they are), [`load`](mod@load) (the way
 //! into RAM), then a file a protocol.
+#![forbid(unsafe_code)]
 
 pub mod acpi;
 pub mod cmdline;

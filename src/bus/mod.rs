@@ -1,4 +1,5 @@
 //! How an access finds its device, and what a device may say back: traits, the address map, interrupt and serial lines.
+#![forbid(unsafe_code)]
 
 #[allow(clippy::module_inception, reason = "the bus is the room's subject")]
 pub mod bus;

@@ -1,4 +1,5 @@
 //! Platform chips: pure state machines behind [`crate::bus::device::BusDevice`].
+#![forbid(unsafe_code)]
 
 #[cfg(test)]
 mod conformance;

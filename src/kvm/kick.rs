@@ -25,7 +25,7 @@ pub fn install_handler() -> io::Result<()> {
 
 /// Interrupts the vCPU that `thread` runs; without effect on a thread that has ended.
 pub fn kick<T>(thread: &JoinHandle<T>) {
-    let _ = thread.kill(0);
+    let _ = thread.kill(SIGRTMIN());
 }
 
 /// From now on a kick of this thread sets `*flag`.
@@ -44,5 +44,37 @@ extern "C" fn on_kick(_signal: libc::c_int, _info: *mut libc::siginfo_t, _contex
         // SAFETY: `flag` points into the `kvm_run` mapping of a vCPU that lives: `Vcpu`'s drop, on this same thread, unbinds
         // it first.
         unsafe { flag.write_volatile(1) };
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::sync::atomic::{AtomicU8, Ordering};
+    use std::sync::mpsc::channel;
+
+    #[test]
+    fn a_kick_sets_the_flag_of_its_thread_and_of_no_other() {
+        static FLAGS: [AtomicU8; 2] = [AtomicU8::new(0), AtomicU8::new(0)];
+        install_handler().unwrap();
+        let (ready, bound) = channel();
+        let threads = FLAGS.each_ref().map(|flag| {
+            let ready = ready.clone();
+            std::thread::spawn(move || {
+                bind(flag.as_ptr());
+                ready.send(()).unwrap();
+                while flag.load(Ordering::SeqCst) == 0 {
+                    std::thread::yield_now();
+                }
+                unbind();
+            })
+        });
+        bound.iter().take(2).count();
+        let [first, second] = threads;
+        kick(&first);
+        first.join().unwrap();
+        assert_eq!(FLAGS[1].load(Ordering::SeqCst), 0);
+        kick(&second);
+        second.join().unwrap();
     }
 }
