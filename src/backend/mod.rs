@@ -5,6 +5,7 @@ pub mod console_output;
 pub mod console_ring;
 pub mod console_sink;
 pub mod expect;
+pub mod kernel_cache;
 pub mod keys;
 pub mod last_lines;
 pub mod monitor;

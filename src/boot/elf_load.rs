@@ -8,8 +8,10 @@ use super::elf::ElfSegment;
 use super::error::Problem;
 use super::image::{Image, ImageReader};
 use super::placement::Placement;
+use crate::arch::layout::PAGE_SIZE;
 use linux_loader::loader::KernelLoader;
 use linux_loader::loader::elf::Elf;
+use std::fs::File;
 
 /// Size of a 64-bit ELF header.
 const HEADER_SIZE: usize = 64;
@@ -36,6 +38,30 @@ pub fn copy(image: &Image, segments: &[ElfSegment], placement: &mut Placement) -
         .map(|segment| Piece { offset: segment.offset, gpa: segment.gpa, size: segment.file_size })
         .collect();
     copy_pieces(image, &pieces, placement)
+}
+
+/// As [`copy`], but whole pages are mapped from `file`, which is the image's and which nobody changes.
+///
+/// # Errors
+/// As [`copy`], or the host refuses a mapping.
+pub fn map(image: &Image, file: &File, segments: &[ElfSegment], placement: &mut Placement) -> Result<(), Problem> {
+    claim(segments, placement)?;
+    let mut edges = Vec::new();
+    for segment in segments {
+        let end = segment.gpa + segment.file_size;
+        let first_page = segment.gpa.next_multiple_of(PAGE_SIZE);
+        let last_page = end / PAGE_SIZE * PAGE_SIZE;
+        let congruent = segment.offset % PAGE_SIZE == segment.gpa % PAGE_SIZE;
+        let pages = if congruent && first_page < last_page { first_page..last_page } else { end..end };
+        let offset_of = |gpa: u64| segment.offset + (gpa - segment.gpa);
+        if !pages.is_empty() {
+            placement.ram().map_file(pages.start, file, offset_of(pages.start), pages.end - pages.start)?;
+        }
+        for edge in [segment.gpa..pages.start, pages.end..end].into_iter().filter(|edge| !edge.is_empty()) {
+            edges.push(Piece { offset: offset_of(edge.start), gpa: edge.start, size: edge.end - edge.start });
+        }
+    }
+    copy_pieces(image, &edges, placement)
 }
 
 fn claim(segments: &[ElfSegment], placement: &mut Placement) -> Result<(), Problem> {
@@ -67,7 +93,7 @@ fn header(pieces: &[Piece]) -> Vec<u8> {
         bytes.extend(word.to_le_bytes()); // e_entry, e_phoff, e_shoff
     }
     bytes.extend(0u32.to_le_bytes()); // e_flags
-    let count = u16::try_from(pieces.len()).expect("capped by PROGRAM_HEADERS_MAX");
+    let count = u16::try_from(pieces.len()).expect("PROGRAM_HEADERS_MAX caps the segments");
     for half in [HEADER_SIZE as u16, PROGRAM_HEADER_SIZE as u16, count, 0, 0, 0] {
         bytes.extend(half.to_le_bytes()); // e_ehsize, e_phentsize, e_phnum, sections: none
     }

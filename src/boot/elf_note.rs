@@ -3,11 +3,13 @@
 //! Sources: ELF gABI "Note Section"; Xen elfnote.h (`XEN_ELFNOTE_PHYS32_ENTRY`); Linux elfnote-lto.h, build-salt.h (the
 //! notes of owner "Linux" that every kernel since 4.19 carries).
 
+use serde::{Deserialize, Serialize};
+
 /// Type of the note of owner "Xen" that holds the 32-bit physical entry point.
 const PHYS32_ENTRY: u32 = 18;
 
 /// What the notes of an image say.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Notes {
     /// The PVH entry point.
     pub pvh_entry: Option<u64>,
@@ -19,26 +21,36 @@ impl Notes {
     /// Reads the notes of one segment; `align` is 4, or 8 where the segment says so. Ends at the first that runs over the
     /// segment's end.
     pub fn read(&mut self, mut bytes: &[u8], align: usize) {
-        while let Some((owner, kind, content, rest)) = next_note(bytes, align) {
-            match (owner, kind) {
-                (b"Xen\0", PHYS32_ENTRY) => self.pvh_entry = little_endian(content),
+        while let Some(note) = Note::first(bytes, align) {
+            match (note.owner, note.kind) {
+                (b"Xen\0", PHYS32_ENTRY) => self.pvh_entry = little_endian(note.content),
                 (b"Linux\0", _) => self.linux = true,
                 _ => {}
             }
-            bytes = rest;
+            bytes = note.rest;
         }
     }
 }
 
-/// Owner, type and content of the first note in `bytes`, and what follows it.
-fn next_note(bytes: &[u8], align: usize) -> Option<(&[u8], u32, &[u8], &[u8])> {
-    let word = |index: usize| Some(u32::from_le_bytes(bytes.get(index * 4..index * 4 + 4)?.try_into().ok()?));
-    let (owner_size, content_size, kind) = (word(0)? as usize, word(1)? as usize, word(2)?);
-    let content_start = (12 + owner_size).next_multiple_of(align);
-    let content_end = content_start + content_size;
-    let owner = bytes.get(12..12 + owner_size)?;
-    let content = bytes.get(content_start..content_end)?;
-    Some((owner, kind, content, bytes.get(content_end.next_multiple_of(align)..).unwrap_or_default()))
+/// A note, and what follows it.
+struct Note<'a> {
+    owner: &'a [u8],
+    kind: u32,
+    content: &'a [u8],
+    rest: &'a [u8],
+}
+
+impl Note<'_> {
+    /// The first note in `bytes`; `None` where it is cut off.
+    fn first(bytes: &[u8], align: usize) -> Option<Note<'_>> {
+        let word = |index: usize| Some(u32::from_le_bytes(*bytes.get(index * 4..)?.first_chunk()?));
+        let (owner_size, content_size, kind) = (word(0)? as usize, word(1)? as usize, word(2)?);
+        let content_start = (12 + owner_size).next_multiple_of(align);
+        let content_end = content_start + content_size;
+        let rest = bytes.get(content_end.next_multiple_of(align)..).unwrap_or_default();
+        let (owner, content) = (bytes.get(12..12 + owner_size)?, bytes.get(content_start..content_end)?);
+        Some(Note { owner, kind, content, rest })
+    }
 }
 
 /// An address of 4 or 8 bytes: Linux writes its entry point as wide as its own pointers.

@@ -14,7 +14,7 @@ pub const RAM_SIZE: u64 = 16 * MIB;
 /// Loads `bytes` into a machine.
 pub fn boot(bytes: &[u8], forced: Option<ImageFormat>, request: &BootRequest) -> Result<(Loaded, GuestRam), String> {
     let image = Image::from_bytes("test", bytes);
-    let kernel = Kernel::identify(&image, forced, Unpack::OnHost).map_err(|error| error.to_string())?;
+    let kernel = Kernel::identify(&image, forced, Unpack::OnHost { cache: None }).map_err(|error| error.to_string())?;
     boot_kernel(&kernel, request)
 }
 

@@ -37,6 +37,11 @@ impl<'a> Image<'a> {
         Image { name: name.to_string(), source: Source::Bytes(Cow::Owned(bytes)), size }
     }
 
+    /// A file that is open already, of `size` bytes.
+    pub fn from_file(name: &str, file: File, size: u64) -> Image<'static> {
+        Image { name: name.to_string(), source: Source::File(file), size }
+    }
+
     /// Opens an image file.
     ///
     /// # Errors
@@ -76,6 +81,14 @@ impl<'a> Image<'a> {
         match &self.source {
             Source::Bytes(_) => None,
             Source::File(file) => Some(file),
+        }
+    }
+
+    /// The bytes of an image in memory; none of a file.
+    pub fn into_vec(self) -> Vec<u8> {
+        match self.source {
+            Source::Bytes(bytes) => bytes.into_owned(),
+            Source::File(_) => Vec::new(),
         }
     }
 

@@ -9,38 +9,34 @@ use super::format::{self, HEAD_SIZE, ImageFormat};
 use super::image::Image;
 use super::linux::LinuxImage;
 use super::multiboot::{self, MultibootImage};
-use super::payload::Compression;
-use super::zero_page::plain_setup_header;
-use linux_loader::loader::bootparam::setup_header;
+use super::unpacked::Unpacked;
+use crate::backend::kernel_cache::{KernelCache, StoreJob};
 
 /// An image that some loader takes, with what was read of it so far.
 pub struct Kernel<'a> {
     image: &'a Image<'a>,
-    unpacked: Option<Unpacked>,
     headers: Headers,
-}
-
-/// The ELF file that a bzImage held.
-struct Unpacked {
-    image: Image<'static>,
-    from: Compression,
 }
 
 /// The headers of what is entered.
 pub(super) enum Headers {
     Pvh(ElfImage),
     Multiboot(MultibootImage),
-    Linux64(ElfImage, setup_header),
+    Linux64(ElfImage),
+    Unpacked(Unpacked),
     BzImage(LinuxImage),
     Flat16,
     Flat64,
 }
 
 /// Who unpacks a bzImage.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Unpack {
+#[derive(Clone, Copy, Debug)]
+pub enum Unpack<'a> {
     /// The host, and the ELF file inside is booted, at the address that it is linked at.
-    OnHost,
+    OnHost {
+        /// Where kernels are that were unpacked before.
+        cache: Option<&'a KernelCache>,
+    },
     /// The image itself, in the guest. Only so KASLR moves the kernel.
     InGuest,
 }
@@ -55,76 +51,42 @@ impl<'a> Kernel<'a> {
         forced: Option<ImageFormat>,
         unpack: Unpack,
     ) -> Result<Kernel<'a>, BootError> {
-        let kernel = match forced {
-            Some(ImageFormat::Flat16) => Ok(Kernel { image, unpacked: None, headers: Headers::Flat16 }),
-            Some(ImageFormat::Flat64) => Ok(Kernel { image, unpacked: None, headers: Headers::Flat64 }),
-            forced => Kernel::read(image, unpack).and_then(|kernel| match forced {
-                Some(format) if kernel.format() != format => Err(Problem::NotThatFormat(format)),
-                _ => Ok(kernel),
+        let headers = match forced {
+            Some(ImageFormat::Flat16) => Ok(Headers::Flat16),
+            Some(ImageFormat::Flat64) => Ok(Headers::Flat64),
+            forced => Headers::read(image, unpack).and_then(|headers| match forced {
+                Some(format) if headers.format() != format => Err(Problem::NotThatFormat(format)),
+                _ => Ok(headers),
             }),
         };
-        kernel.map_err(|problem| problem.of(image.name()))
-    }
-
-    fn read(image: &'a Image<'a>, unpack: Unpack) -> Result<Kernel<'a>, Problem> {
-        let head = image.read(0, HEAD_SIZE)?;
-        if format::is_bzimage(&head) {
-            return Kernel::read_bzimage(image, &head, unpack);
-        }
-        Ok(Kernel { image, unpacked: None, headers: Headers::read(image, &head)? })
-    }
-
-    fn read_bzimage(image: &'a Image<'a>, head: &[u8], unpack: Unpack) -> Result<Kernel<'a>, Problem> {
-        let malformed = |what| Problem::Malformed { format: "Linux bzImage", what };
-        let linux = LinuxImage::parse(image, head).map_err(malformed)?;
-        if unpack == Unpack::OnHost
-            && let Some((compression, bytes)) = linux.unpack(image)?
-        {
-            let inside = Image::from_vec("the kernel inside", bytes);
-            if let Some(headers) = Headers::read_unpacked(&inside, linux.header())? {
-                return Ok(Kernel { image, unpacked: Some(Unpacked { image: inside, from: compression }), headers });
-            }
-        }
-        if !linux.has_64_bit_entry() {
-            return Err(malformed("it has no 64-bit entry".to_string()));
-        }
-        Ok(Kernel { image, unpacked: None, headers: Headers::BzImage(linux) })
+        Ok(Kernel { image, headers: headers.map_err(|problem| problem.of(image.name()))? })
     }
 
     /// What the image is.
     pub fn format(&self) -> ImageFormat {
-        match &self.headers {
-            _ if self.unpacked.is_some() => ImageFormat::BzImage,
-            Headers::Pvh(_) => ImageFormat::Pvh,
-            Headers::Multiboot(_) => ImageFormat::Multiboot,
-            Headers::Linux64(..) => ImageFormat::Linux64,
-            Headers::BzImage(_) => ImageFormat::BzImage,
-            Headers::Flat16 => ImageFormat::Flat16,
-            Headers::Flat64 => ImageFormat::Flat64,
-        }
+        self.headers.format()
     }
 
     /// What the image is and by which entry it is booted, in words.
     pub fn describe(&self) -> String {
         let format = self.format();
-        let entry = match &self.headers {
-            Headers::Pvh(_) => "PVH entry",
-            Headers::Linux64(..) | Headers::BzImage(_) => "64-bit Linux entry",
-            Headers::Multiboot(_) | Headers::Flat16 | Headers::Flat64 => return format.to_string(),
-        };
-        match (&self.unpacked, &self.headers) {
-            (Some(unpacked), _) => format!("{format}, unpacked by the host ({}), {entry}; no KASLR", unpacked.from),
-            (None, Headers::BzImage(_)) => format!("{format}, unpacks itself in the guest, {entry}"),
-            _ => format!("{format}, {entry}"),
+        match &self.headers {
+            Headers::Pvh(_) => format!("{format}, entered by it"),
+            Headers::Linux64(_) | Headers::Multiboot(_) | Headers::Flat16 | Headers::Flat64 => format.to_string(),
+            Headers::BzImage(_) => format!("{format}, unpacks itself in the guest, 64-bit Linux entry"),
+            Headers::Unpacked(kernel) => {
+                let how = if kernel.cached { "cached" } else { "just now" };
+                let entry = if kernel.elf.notes.pvh_entry.is_some() { "PVH entry" } else { "64-bit Linux entry" };
+                format!("{format}, unpacked by the host ({}, {how}), {entry}, no KASLR", kernel.compression)
+            }
         }
     }
 
     /// Whether it is a Linux kernel: a bzImage, or an ELF file with notes of Linux'.
     pub fn is_linux(&self) -> bool {
         match &self.headers {
-            _ if self.unpacked.is_some() => true,
-            Headers::Pvh(elf) | Headers::Linux64(elf, _) => elf.notes.linux,
-            Headers::BzImage(_) => true,
+            Headers::Pvh(elf) | Headers::Linux64(elf) => elf.notes.linux,
+            Headers::Unpacked(_) | Headers::BzImage(_) => true,
             Headers::Multiboot(_) | Headers::Flat16 | Headers::Flat64 => false,
         }
     }
@@ -134,9 +96,17 @@ impl<'a> Kernel<'a> {
         self.image.name()
     }
 
-    /// The bytes that are loaded.
-    pub(super) fn image(&self) -> &Image<'_> {
-        self.unpacked.as_ref().map_or(self.image, |unpacked| &unpacked.image)
+    /// What puts a kernel that was unpacked just now into `cache`. It holds the kernel's bytes: to be run after the first
+    /// entry, on a thread of its own.
+    pub fn into_store_job(self, cache: &KernelCache) -> Option<StoreJob> {
+        match self.headers {
+            Headers::Unpacked(kernel) => kernel.into_store_job(self.image, cache),
+            _ => None,
+        }
+    }
+
+    pub(super) fn image(&self) -> &Image<'a> {
+        self.image
     }
 
     pub(super) fn headers(&self) -> &Headers {
@@ -145,11 +115,36 @@ impl<'a> Kernel<'a> {
 }
 
 impl Headers {
-    fn read(image: &Image, head: &[u8]) -> Result<Headers, Problem> {
-        let elf = match elf::is_elf(head) {
-            true => read_elf(image, head)?,
-            false => None,
-        };
+    fn read(image: &Image, unpack: Unpack) -> Result<Headers, Problem> {
+        if let Unpack::OnHost { cache: Some(cache) } = unpack
+            && let Some(unpacked) = Unpacked::find(image, cache)
+        {
+            return Ok(Headers::Unpacked(unpacked));
+        }
+        let head = image.read(0, HEAD_SIZE)?;
+        if format::is_bzimage(&head) {
+            Headers::read_bzimage(image, &head, unpack)
+        } else {
+            Headers::read_other(image, &head)
+        }
+    }
+
+    fn read_bzimage(image: &Image, head: &[u8], unpack: Unpack) -> Result<Headers, Problem> {
+        let malformed = |what| Problem::Malformed { format: "Linux bzImage", what };
+        let linux = LinuxImage::parse(image, head).map_err(malformed)?;
+        if let Unpack::OnHost { .. } = unpack
+            && let Some(unpacked) = Unpacked::unpack(image, &linux)?
+        {
+            return Ok(Headers::Unpacked(unpacked));
+        }
+        if linux.has_64_bit_entry() {
+            return Ok(Headers::BzImage(linux));
+        }
+        Err(malformed("it has no 64-bit entry".to_string()))
+    }
+
+    fn read_other(image: &Image, head: &[u8]) -> Result<Headers, Problem> {
+        let elf = if elf::is_elf(head) { read_elf(image, head)? } else { None };
         if let Some(elf) = elf.as_ref().filter(|elf| elf.notes.pvh_entry.is_some()) {
             return Ok(Headers::Pvh(elf.clone()));
         }
@@ -160,22 +155,22 @@ impl Headers {
         }
         match elf {
             Some(elf) if !elf.fixed => Err(Problem::Program("a dynamic or position-independent program")),
-            Some(elf) if elf.class_64 => Ok(Headers::Linux64(elf, plain_setup_header())),
+            Some(elf) if elf.class_64 => Ok(Headers::Linux64(elf)),
             None if format::is_boot_sector(head) => Ok(Headers::Flat16),
             _ if elf::is_elf(head) => Err(Problem::Unsupported { found: elf::describe(head) }),
             _ => Err(Problem::Unsupported { found: format::describe(head).to_string() }),
         }
     }
 
-    /// The headers of the ELF file that a bzImage held; `None` where it cannot be entered by itself.
-    fn read_unpacked(image: &Image, setup_header: setup_header) -> Result<Option<Headers>, Problem> {
-        let head = image.read(0, HEAD_SIZE)?;
-        let elf = if elf::is_elf(&head) { read_elf(image, &head)? } else { None };
-        Ok(elf.and_then(|elf| match elf.notes.pvh_entry {
-            Some(_) => Some(Headers::Pvh(elf)),
-            None if elf.class_64 => Some(Headers::Linux64(elf, setup_header)),
-            None => None,
-        }))
+    fn format(&self) -> ImageFormat {
+        match self {
+            Headers::Pvh(_) => ImageFormat::Pvh,
+            Headers::Multiboot(_) => ImageFormat::Multiboot,
+            Headers::Linux64(_) => ImageFormat::Linux64,
+            Headers::Unpacked(_) | Headers::BzImage(_) => ImageFormat::BzImage,
+            Headers::Flat16 => ImageFormat::Flat16,
+            Headers::Flat64 => ImageFormat::Flat64,
+        }
     }
 }
 

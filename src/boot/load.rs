@@ -2,6 +2,7 @@
 //!
 //! The kernel first, so that the initrd goes around it; then the command line, the initrd, and what tells the guest of them.
 
+use super::elf::ElfImage;
 use super::error::{BootError, Problem};
 use super::format::ImageFormat;
 use super::image::Image;
@@ -13,6 +14,7 @@ use crate::arch::cpu_state::CpuState;
 use crate::arch::layout::{CMDLINE, CMDLINE_SIZE, FLAT16_ENTRY};
 use crate::memory::map::MemoryMap;
 use crate::memory::ram::GuestRam;
+use linux_loader::loader::bootparam::setup_header;
 use linux_loader::loader::{Cmdline, load_cmdline};
 use vm_memory::GuestAddress;
 
@@ -27,6 +29,18 @@ pub struct BootRequest<'a> {
     pub rsdp: Option<u64>,
     /// Where a flat 16-bit image goes; 0x7c00 unless told otherwise.
     pub load_address: Option<u64>,
+    /// How a kernel from the cache comes into RAM.
+    pub pages: Pages,
+}
+
+/// How a kernel from the cache comes into RAM; any other image is copied.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Pages {
+    /// Copied.
+    #[default]
+    Copied,
+    /// Mapped from the page cache, which many machines share.
+    Shared,
 }
 
 /// A loaded machine.
@@ -49,17 +63,16 @@ pub fn load(kernel: &Kernel, request: &BootRequest, ram: &GuestRam, map: &Memory
         let state = load_flat16(kernel, request, &mut placement).map_err(of_kernel)?;
         return Ok(Loaded { state, segments: placement.into_segments() });
     }
-    let state = load_kernel(kernel, &mut placement).map_err(of_kernel)?;
+    let state = load_kernel(kernel, request.pages, &mut placement).map_err(of_kernel)?;
     let cmdline = write_cmdline(kernel.headers(), request.cmdline, &mut placement).map_err(of_kernel)?;
     let address_max = initrd_address_max(kernel.headers());
     let load_initrd = |file: &Image| initrd::load(file, address_max, &mut placement).map_err(|it| it.of(file.name()));
     let initrd = request.initrd.map(load_initrd).transpose()?;
     let info = BootInfo { cmdline, initrd, rsdp: request.rsdp };
-    let told = match kernel.headers() {
-        Headers::Linux64(_, setup_header) => zero_page::write(&mut placement, *setup_header, &info),
-        Headers::BzImage(linux) => zero_page::write(&mut placement, linux.header(), &info),
-        Headers::Multiboot(_) => multiboot::write_info(&mut placement, &info),
-        Headers::Pvh(_) | Headers::Flat16 | Headers::Flat64 => pvh::write_start_info(&mut placement, &info),
+    let told = match (kernel.headers(), setup_header(kernel.headers())) {
+        (_, Some(header)) => zero_page::write(&mut placement, header, &info),
+        (Headers::Multiboot(_), None) => multiboot::write_info(&mut placement, &info),
+        (_, None) => pvh::write_start_info(&mut placement, &info),
     };
     told.map_err(of_kernel)?;
     Ok(Loaded { state, segments: placement.into_segments() })
@@ -77,16 +90,19 @@ fn load_flat16(kernel: &Kernel, request: &BootRequest, placement: &mut Placement
 }
 
 /// Puts the kernel itself into RAM and gives the state that enters it.
-fn load_kernel(kernel: &Kernel, placement: &mut Placement) -> Result<CpuState, Problem> {
+fn load_kernel(kernel: &Kernel, pages: Pages, placement: &mut Placement) -> Result<CpuState, Problem> {
     let image = kernel.image();
     match kernel.headers() {
-        Headers::Pvh(elf) => {
+        Headers::Pvh(elf) | Headers::Linux64(elf) => {
             elf_load::copy(image, &elf.segments, placement)?;
-            pvh::entry_state(placement, elf.pvh_entry()?)
+            enter_elf(elf, placement)
         }
-        Headers::Linux64(elf, _) => {
-            elf_load::copy(image, &elf.segments, placement)?;
-            zero_page::entry_state(placement, elf.entry()?)
+        Headers::Unpacked(kernel) => {
+            match kernel.image.file().filter(|_| kernel.cached && pages == Pages::Shared) {
+                Some(file) => elf_load::map(&kernel.image, file, &kernel.elf.segments, placement)?,
+                None => elf_load::copy(&kernel.image, &kernel.elf.segments, placement)?,
+            }
+            enter_elf(&kernel.elf, placement)
         }
         Headers::BzImage(linux) => {
             let entry = linux.load(image, placement)?;
@@ -97,12 +113,30 @@ fn load_kernel(kernel: &Kernel, placement: &mut Placement) -> Result<CpuState, P
     }
 }
 
+fn enter_elf(elf: &ElfImage, placement: &mut Placement) -> Result<CpuState, Problem> {
+    match elf.notes.pvh_entry {
+        Some(_) => pvh::entry_state(placement, elf.pvh_entry()?),
+        None => zero_page::entry_state(placement, elf.entry()?),
+    }
+}
+
+/// The setup header that a kernel gets back in `boot_params`; `None` where it is entered by another protocol than Linux'.
+fn setup_header(headers: &Headers) -> Option<setup_header> {
+    match headers {
+        Headers::BzImage(linux) => Some(linux.header()),
+        Headers::Linux64(_) => Some(zero_page::plain_setup_header()),
+        Headers::Unpacked(kernel) => kernel.elf.notes.pvh_entry.is_none().then_some(kernel.setup_header),
+        Headers::Pvh(_) | Headers::Multiboot(_) | Headers::Flat16 | Headers::Flat64 => None,
+    }
+}
+
 /// Highest address that the initrd may reach. A kernel that does not say, and may be a 32-bit Linux, gets it in what such a
 /// kernel maps.
 fn initrd_address_max(headers: &Headers) -> u64 {
     match headers {
         Headers::BzImage(linux) => linux.header().initrd_addr_max.into(),
-        Headers::Linux64(..) => u64::MAX,
+        Headers::Unpacked(kernel) => kernel.setup_header.initrd_addr_max.into(),
+        Headers::Linux64(_) => u64::MAX,
         Headers::Pvh(elf) if elf.class_64 => u64::MAX,
         Headers::Pvh(_) | Headers::Multiboot(_) | Headers::Flat16 | Headers::Flat64 => initrd::ADDRESS_MAX,
     }
@@ -117,11 +151,7 @@ fn write_cmdline(headers: &Headers, text: &str, placement: &mut Placement) -> Re
         _ => text.to_string(),
     };
     let room = CMDLINE_SIZE as usize - 1;
-    let max = match headers {
-        Headers::BzImage(linux) => room.min(linux.header().cmdline_size as usize),
-        Headers::Linux64(_, setup_header) => room.min(setup_header.cmdline_size as usize),
-        _ => room,
-    };
+    let max = setup_header(headers).map_or(room, |header| room.min(header.cmdline_size as usize));
     if text.len() > max {
         return Err(Problem::CmdlineTooLong { size: text.len(), max });
     }
@@ -152,7 +182,7 @@ mod tests {
         ] {
             let (_, bytes) = HELLO_FORMS.iter().find(|(name, _)| *name == form).unwrap();
             let image = Image::from_bytes(form, bytes);
-            let kernel = Kernel::identify(&image, None, Unpack::OnHost).unwrap();
+            let kernel = Kernel::identify(&image, None, Unpack::OnHost { cache: None }).unwrap();
             assert_eq!((kernel.format(), kernel.is_linux()), (format, false));
             let (loaded, ram) = boot(bytes, None, &BootRequest::default()).unwrap();
             let rip = loaded.state.regs.rip;
@@ -165,7 +195,8 @@ mod tests {
     fn pvh_hands_over_start_info_with_all_lists() {
         let (_, bytes) = HELLO_FORMS[0];
         let initrd = Image::from_bytes("initrd", b"12345678");
-        let request = BootRequest { cmdline: "a=1 b", initrd: Some(&initrd), rsdp: Some(0xe_0000), load_address: None };
+        let request =
+            BootRequest { cmdline: "a=1 b", initrd: Some(&initrd), rsdp: Some(0xe_0000), ..BootRequest::default() };
         let (loaded, ram) = boot(bytes, None, &request).unwrap();
         assert_eq!(loaded.state.regs.rbx, START_INFO);
         assert_eq!((loaded.state.cs.selector, loaded.state.cr0 & CR0_PG), (BOOT_CS, 0));
@@ -185,7 +216,8 @@ mod tests {
     fn the_linux_entry_hands_over_boot_params() {
         let (_, bytes) = HELLO_FORMS[1];
         let initrd = Image::from_bytes("initrd", &[9; 5000]);
-        let request = BootRequest { cmdline: "quiet", initrd: Some(&initrd), rsdp: Some(0xe_0000), load_address: None };
+        let request =
+            BootRequest { cmdline: "quiet", initrd: Some(&initrd), rsdp: Some(0xe_0000), ..BootRequest::default() };
         let (loaded, ram) = boot(bytes, None, &request).unwrap();
         assert_eq!((loaded.state.regs.rsi, loaded.state.cr3), (ZERO_PAGE, BOOT_PML4));
         assert_eq!(word(&ram, BOOT_PML4 + 2 * 4096 + 8), 0x20_0083, "the second 2 MiB page");

@@ -25,4 +25,5 @@ pub mod payload;
 pub mod placement;
 pub mod pvh;
 pub mod samples;
+pub mod unpacked;
 pub mod zero_page;

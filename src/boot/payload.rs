@@ -7,6 +7,7 @@
 
 use lz4_flex::block::decompress_into;
 use ruzstd::decoding::StreamingDecoder;
+use serde::{Deserialize, Serialize};
 use std::io::{self, Read};
 use std::num::NonZero;
 use std::{fmt, thread};
@@ -25,7 +26,7 @@ const ZSTD_WINDOW_MAX: u64 = 128 << 20;
 const LZ4_BLOCK: usize = 8 << 20;
 
 /// How a payload is compressed.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[expect(missing_docs, reason = "the formats' own names")]
 pub enum Compression {
     None,

@@ -1,0 +1,156 @@
+//! The ELF file that a bzImage held: unpacked just now, or cached when it was unpacked before.
+//!
+//! What is known of its headers is cached beside it, so that a cached kernel is neither read nor parsed before it is loaded.
+
+use super::elf::{self, ElfImage};
+use super::error::Problem;
+use super::format::HEAD_SIZE;
+use super::image::Image;
+use super::linux::LinuxImage;
+use super::payload::Compression;
+use crate::backend::kernel_cache::{FileKey, KernelCache, StoreJob};
+use linux_loader::loader::bootparam::setup_header;
+use serde::{Deserialize, Serialize};
+use vm_memory::ByteValued;
+
+/// What messages call the kernel inside a bzImage.
+const NAME: &str = "the kernel inside";
+
+/// A kernel without its wrapping.
+pub struct Unpacked {
+    /// The ELF file, as far as it is loaded.
+    pub image: Image<'static>,
+    /// Its headers.
+    pub elf: ElfImage,
+    /// The setup header of the image that it was in.
+    pub setup_header: setup_header,
+    /// How it was compressed.
+    pub compression: Compression,
+    /// Whether it comes from the cache: a file that nobody changes.
+    pub cached: bool,
+}
+
+/// What is cached beside the ELF file.
+#[derive(Serialize, Deserialize)]
+struct CachedHeaders {
+    elf: ElfImage,
+    setup_header: Vec<u8>,
+    compression: Compression,
+}
+
+impl Unpacked {
+    /// The kernel in the bzImage `image`, if it was unpacked before and the file has not changed since.
+    pub fn find(image: &Image, cache: &KernelCache) -> Option<Unpacked> {
+        let key = FileKey::of(image.file()?).ok()??;
+        let cached = cache.find(&key)?;
+        let headers: CachedHeaders = serde_json::from_slice(&cached.headers).ok()?;
+        let mut setup_header = setup_header::default();
+        let whole = headers.setup_header.len() == setup_header.as_slice().len() && headers.elf.is_within(cached.size);
+        whole.then(|| {
+            setup_header.as_mut_slice().copy_from_slice(&headers.setup_header);
+            let image = Image::from_file(NAME, cached.file, cached.size);
+            Unpacked { image, elf: headers.elf, setup_header, compression: headers.compression, cached: true }
+        })
+    }
+
+    /// Unpacks the kernel in the bzImage `image`; `Ok(None)` where no decoder reads it, or it is no ELF file that can be
+    /// entered by itself.
+    ///
+    /// # Errors
+    /// The image cannot be read, or is broken.
+    pub fn unpack(image: &Image, linux: &LinuxImage) -> Result<Option<Unpacked>, Problem> {
+        let Some((compression, bytes)) = linux.unpack(image)? else { return Ok(None) };
+        let unpacked = Image::from_vec(NAME, bytes);
+        let head = unpacked.read(0, HEAD_SIZE)?;
+        let parsed = if elf::is_elf(&head) { ElfImage::parse(&unpacked, &head) } else { Ok(None) };
+        let malformed = |what| Problem::Malformed { format: "ELF file in the bzImage", what };
+        let Some(mut elf) = parsed.map_err(malformed)? else { return Ok(None) };
+        if elf.notes.pvh_entry.is_none() && !elf.class_64 {
+            return Ok(None);
+        }
+        let mut bytes = unpacked.into_vec();
+        elf.drop_zeros(&mut bytes);
+        let image = Image::from_vec(NAME, bytes);
+        Ok(Some(Unpacked { image, elf, setup_header: linux.header(), compression, cached: false }))
+    }
+
+    /// What caches this kernel, which came from `origin`; nothing where it is cached, or where the file may be changing.
+    pub fn into_store_job(self, origin: &Image, cache: &KernelCache) -> Option<StoreJob> {
+        let key = origin.file().filter(|_| !self.cached).and_then(|file| FileKey::of(file).ok())??;
+        let setup_header = self.setup_header.as_slice().to_vec();
+        let headers = CachedHeaders { elf: self.elf, setup_header, compression: self.compression };
+        let headers = serde_json::to_vec(&headers).expect("numbers and lists of them");
+        Some(StoreJob { cache: cache.clone(), key, kernel: self.image.into_vec(), headers })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::fixture::{CONTENT, Header, boot_kernel, bzimage, elf, segment, word};
+    use super::super::kernel::{Kernel, Unpack};
+    use super::super::load::{BootRequest, Pages};
+    use super::*;
+    use crate::arch::layout::MIB;
+    use std::fs;
+    use std::path::PathBuf;
+
+    /// A kernel whose segment begins and ends within a page and has zeros at its end, as a bzImage file.
+    fn write_bzimage(directory: &PathBuf) -> PathBuf {
+        let content: Vec<u8> = (0..5 * 512u64).flat_map(|number| (number + 1).to_le_bytes()).chain([0; 4096]).collect();
+        let offset = CONTENT + 0x800;
+        let header = Header { offset, ..segment(2 * MIB + 0x800, 5 * 4096, 8 * 4096) };
+        let _ = fs::remove_dir_all(directory);
+        fs::create_dir(directory).unwrap();
+        let path = directory.join("vmlinuz");
+        fs::write(&path, bzimage(&elf(64, 2 * MIB + 0x800, &[header], &content))).unwrap();
+        path
+    }
+
+    #[test]
+    fn a_kernel_that_was_unpacked_before_comes_from_the_cache() {
+        let directory = std::env::temp_dir().join(format!("hostel-unpacked-{}", std::process::id()));
+        let path = write_bzimage(&directory);
+        let cache = KernelCache::at(directory.join("cache"));
+        let unpack = Unpack::OnHost { cache: Some(&cache) };
+        let image = Image::open(&path).unwrap();
+        while FileKey::of(image.file().unwrap()).unwrap().is_none() {} // until the file is older than a clock step
+
+        let fresh = Kernel::identify(&image, None, unpack).unwrap();
+        assert!(fresh.describe().contains("just now"));
+        let (expected, expected_ram) = boot_kernel(&fresh, &BootRequest::default()).unwrap();
+        fresh.into_store_job(&cache).unwrap().run().unwrap();
+
+        for pages in [Pages::Copied, Pages::Shared] {
+            let cached = Kernel::identify(&image, None, unpack).unwrap();
+            assert!(cached.describe().contains("uncompressed, cached"));
+            let (loaded, ram) = boot_kernel(&cached, &BootRequest { pages, ..BootRequest::default() }).unwrap();
+            assert_eq!(loaded, expected);
+            for gpa in (2 * MIB..2 * MIB + 9 * 4096).step_by(8) {
+                assert_eq!(word(&ram, gpa), word(&expected_ram, gpa), "{pages:?} {gpa:#x}");
+            }
+            assert!(cached.into_store_job(&cache).is_none());
+        }
+        fs::remove_dir_all(directory).unwrap();
+    }
+
+    #[test]
+    fn zeros_at_the_end_of_a_segment_are_dropped() {
+        let mut content = vec![0; 100];
+        content[9] = 1;
+        let mut file = elf(64, MIB, &[segment(MIB, 100, 200)], &content);
+        let image = Image::from_bytes("test", &file);
+        let mut parsed = ElfImage::parse(&image, &file).unwrap().unwrap();
+        parsed.drop_zeros(&mut file);
+        assert_eq!((parsed.segments[0].file_size, parsed.segments[0].memory_size), (10, 200));
+        assert_eq!(file.len() as u64, CONTENT + 10);
+        assert!(parsed.is_within(CONTENT + 10) && !parsed.is_within(CONTENT + 9));
+    }
+
+    #[test]
+    fn sec62_headers_that_leave_the_cached_file_are_not_used() {
+        let file = elf(64, MIB, &[segment(MIB, 100, 200)], &[1; 100]);
+        let mut parsed = ElfImage::parse(&Image::from_bytes("test", &file), &file).unwrap().unwrap();
+        parsed.segments[0].offset = u64::MAX;
+        assert!(!parsed.is_within(u64::MAX));
+    }
+}
