@@ -154,7 +154,8 @@ impl KernelCache {
         self.remove_left_over()
     }
 
-    /// Writes a file under a temporary name, and gives it its own when its bytes are on the disk.
+    /// Writes a file under a temporary name, then gives it its own. It is not synced to the disk: after a crash of the host, a
+    /// file whose bytes did not get there is shorter than the index says.
     fn write(&self, name: &str, bytes: &[u8]) -> io::Result<()> {
         static NUMBER: AtomicU64 = AtomicU64::new(0);
         let number = NUMBER.fetch_add(1, Ordering::Relaxed);
@@ -162,7 +163,6 @@ impl KernelCache {
         let written =
             OpenOptions::new().write(true).create_new(true).mode(0o600).open(&temporary).and_then(|mut file| {
                 file.write_all(bytes)?;
-                file.sync_data()?;
                 fs::rename(&temporary, self.directory.join(name))
             });
         if written.is_err() {

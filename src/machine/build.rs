@@ -6,6 +6,7 @@ use super::io::{IoHandler, MachineIo, Note, UnknownMsrs};
 use crate::arch::cpuid;
 use crate::arch::irqchip::Irqchip;
 use crate::arch::layout::ACPI_TABLES;
+use crate::backend::kernel_cache::{KernelCache, StoreJob};
 use crate::boot::acpi::{self, AcpiTable};
 use crate::boot::cmdline::Words;
 use crate::boot::error::BootError;
@@ -13,7 +14,7 @@ use crate::boot::format::ImageFormat;
 use crate::boot::image::Image;
 use crate::boot::initramfs::INITRAMFS;
 use crate::boot::kernel::{Kernel, Unpack};
-use crate::boot::load::{self, BootRequest, Loaded};
+use crate::boot::load::{self, BootRequest, Loaded, Pages};
 use crate::boot::samples::{self, Sample};
 use crate::bus::bus::Shared;
 use crate::bus::device::DeviceNode;
@@ -61,6 +62,8 @@ pub struct Blueprint {
     pub tables: Vec<AcpiTable>,
     /// The devices.
     pub nodes: Vec<DeviceNode>,
+    /// What caches the kernel, when it was unpacked just now.
+    pub store: Option<StoreJob>,
 }
 
 /// A machine that stands ready, its vCPUs not yet on threads.
@@ -106,7 +109,8 @@ pub fn prepare(config: &RunConfig) -> Result<Blueprint, BuildError> {
         (None, None) => unreachable!("the default sample exists"),
     };
     let in_guest = config.boot.no_host_decompress || config.boot.kaslr;
-    let unpack = if in_guest { Unpack::InGuest } else { Unpack::OnHost };
+    let cache = KernelCache::of_user();
+    let unpack = if in_guest { Unpack::InGuest } else { Unpack::OnHost { cache: cache.as_ref() } };
     let kernel = Kernel::identify(&image, config.boot.format.map(Into::into), unpack)?;
     let irqchip = irqchip(config, sample, kernel.format());
     let cpus = config.machine.cpus.unwrap_or_else(|| sample.map_or(1, |sample| sample.cpus.into()));
@@ -142,10 +146,13 @@ pub fn prepare(config: &RunConfig) -> Result<Blueprint, BuildError> {
         initrd: initrd.as_ref(),
         rsdp: (!tables.is_empty()).then_some(ACPI_TABLES),
         load_address: config.boot.load_address.map(Into::into),
+        pages: if config.boot.share_pages { Pages::Shared } else { Pages::Copied },
     };
     let loaded = load::load(&kernel, &request, &ram, &map)?;
     let (how, is_linux) = (kernel.describe(), kernel.is_linux());
-    Ok(Blueprint { name: image.name().into(), how, is_linux, cpus, irqchip, map, ram, loaded, cmdline, tables, nodes })
+    let store = cache.and_then(|cache| kernel.into_store_job(&cache));
+    let name = image.name().into();
+    Ok(Blueprint { name, how, is_linux, cpus, irqchip, map, ram, loaded, cmdline, tables, nodes, store })
 }
 
 impl Blueprint {

@@ -7,6 +7,7 @@ use super::devices::Host;
 use super::outcome::{Outcome, Stopped};
 use crate::arch::cpu_state::CpuState;
 use crate::backend::expect::Event;
+use crate::backend::kernel_cache::StoreJob;
 use crate::backend::monitor::Command;
 use crate::backend::signals::Signals;
 use crate::bus::bus::lock;
@@ -21,6 +22,7 @@ use crate::vcpu::thread::{VcpuHandle, VcpuThread};
 use std::io;
 use std::sync::atomic::Ordering;
 use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, channel};
+use std::thread;
 use std::time::{Duration, Instant};
 
 /// When no vCPU has exited for this long, the control loop looks whether one can ever run again.
@@ -29,6 +31,9 @@ const LOOK_AFTER: Duration = Duration::from_secs(1);
 const PANIC_GRACE: Duration = Duration::from_millis(300);
 /// How long a vCPU may take to tell its registers.
 const ANSWER_WITHIN: Duration = Duration::from_millis(500);
+
+/// How much the thread that caches a kernel yields to the vCPUs.
+const NICE_OF_STORING: i32 = 10;
 
 /// What other threads tell the control loop.
 enum MachineEvent {
@@ -82,11 +87,11 @@ fn host(what: &'static str) -> impl Fn(io::Error) -> RunError {
     move |source| RunError::Host { what, source }
 }
 
-/// Runs the machine until it ends.
+/// Runs the machine until it ends. `store` is done beside it, once it runs.
 ///
 /// # Errors
 /// The machine cannot be built, or the host fails it.
-pub fn run(blueprint: &Blueprint, config: &RunConfig) -> Result<Finished, RunError> {
+pub fn run(blueprint: &Blueprint, store: Option<StoreJob>, config: &RunConfig) -> Result<Finished, RunError> {
     let waker = Waker::new().map_err(host("create the control loop's waker"))?;
     let signals = Signals::catch(waker.clone()).map_err(host("catch signals"))?;
     kick::install_handler().map_err(host("install the vCPU kick"))?;
@@ -98,8 +103,23 @@ pub fn run(blueprint: &Blueprint, config: &RunConfig) -> Result<Finished, RunErr
     let note = Box::new(move |text| notes.report(MachineEvent::Note(text)));
     let machine = blueprint.build(Host { serial: Box::new(ring.clone()), debug_console: Box::new(ring) }, note)?;
     let mut control = Control::start(machine, config, reporter, events, console, signals)?;
+    if let Some(job) = store {
+        start_storing(job);
+    }
     let outcome = control.decide()?;
     Ok(control.finish(outcome))
+}
+
+/// Caches a kernel while the guest runs, on a thread that yields to it and that the end of the process may cut short.
+fn start_storing(job: StoreJob) {
+    let store = move || {
+        let _ = rustix::process::nice(NICE_OF_STORING);
+        if let Err(error) = job.run() {
+            say(&format!("{error}; the next start will unpack it again"));
+        }
+    };
+    // Without a thread for it, the kernel is unpacked again next time.
+    let _ = thread::Builder::new().name("kernel cache".into()).spawn(store);
 }
 
 /// A thread's way to the control loop.

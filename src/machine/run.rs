@@ -43,8 +43,9 @@ fn attempt(config: &RunConfig) -> Result<(Blueprint, Finished, Symbols), RunErro
         Some(path) => Image::open(path).and_then(|image| Symbols::read(&image)).map_err(build::BuildError::from)?,
         None => Symbols::default(),
     };
-    let blueprint = build::prepare(config)?;
-    let finished = lifecycle::run(&blueprint, config)?;
+    let mut blueprint = build::prepare(config)?;
+    let store = blueprint.store.take();
+    let finished = lifecycle::run(&blueprint, store, config)?;
     Ok((blueprint, finished, symbols))
 }
 
