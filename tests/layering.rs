@@ -59,12 +59,12 @@ struct Source {
 impl Source {
     /// The folder below `src/`, or the file itself where it stands in none.
     fn room(&self) -> &str {
-        self.path.split('/').next().unwrap().trim_end_matches(".rs")
+        self.path.split_once('/').map_or(self.path.trim_end_matches(".rs"), |(room, _)| room)
     }
 
     /// The text without its tests, which stand at the end.
     fn without_tests(&self) -> &str {
-        self.text.split("#[cfg(test)]\nmod tests").next().unwrap()
+        self.text.split_once("#[cfg(test)]\nmod tests").map_or(&self.text, |(code, _)| code)
     }
 
     fn code_lines(&self) -> usize {

@@ -1,18 +1,20 @@
-//! SIGINT, SIGTERM and SIGHUP as events: the handler notes the signal and wakes the control thread, nothing more.
+//! SIGINT, SIGTERM, SIGHUP and SIGCONT as events: the handler notes the signal and wakes the control thread, nothing more.
 //!
 //! Source: signal-safety(7): a handler may store into an atomic and call write(2).
 
 use crate::event_loop::Waker;
 use std::io;
 use std::os::fd::AsRawFd;
-use std::sync::atomic::{AtomicI32, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicI32, Ordering};
 use vmm_sys_util::signal::register_signal_handler;
 
 /// Signals that end a run.
 const ENDING: [i32; 3] = [libc::SIGINT, libc::SIGTERM, libc::SIGHUP];
 
-/// The first signal that came; 0 for none.
+/// The first ending signal that came; 0 for none.
 static CAME: AtomicI32 = AtomicI32::new(0);
+/// Whether the process was continued after a stop.
+static CONTINUED: AtomicBool = AtomicBool::new(false);
 /// The eventfd that wakes the control thread; -1 before there is one.
 static WAKE: AtomicI32 = AtomicI32::new(-1);
 
@@ -23,13 +25,13 @@ pub struct Signals {
 }
 
 impl Signals {
-    /// Catches the ending signals from now on; `waker` wakes whoever calls [`Signals::came`]. Once a process.
+    /// Catches the signals from now on; `waker` wakes whoever calls [`Signals::came`]. Once a process.
     ///
     /// # Errors
     /// The host refuses a handler.
     pub fn catch(waker: Waker) -> io::Result<Signals> {
         WAKE.store(waker.fd().as_raw_fd(), Ordering::SeqCst);
-        for signal in ENDING {
+        for signal in ENDING.into_iter().chain([libc::SIGCONT]) {
             let refused = |error: vmm_sys_util::errno::Error| io::Error::from_raw_os_error(error.errno());
             register_signal_handler(signal, on_signal).map_err(refused)?;
         }
@@ -40,6 +42,11 @@ impl Signals {
     pub fn came(&self) -> Option<i32> {
         Some(CAME.load(Ordering::SeqCst)).filter(|signal| *signal != 0)
     }
+
+    /// Whether the process was stopped and continued since the last call.
+    pub fn continued(&self) -> bool {
+        CONTINUED.swap(false, Ordering::SeqCst)
+    }
 }
 
 impl Drop for Signals {
@@ -49,7 +56,12 @@ impl Drop for Signals {
 }
 
 extern "C" fn on_signal(signal: libc::c_int, _info: *mut libc::siginfo_t, _context: *mut libc::c_void) {
-    let _ = CAME.compare_exchange(0, signal, Ordering::SeqCst, Ordering::SeqCst);
+    if signal == libc::SIGCONT {
+        CONTINUED.store(true, Ordering::SeqCst);
+    } else {
+        // A second ending signal changes nothing.
+        let _ = CAME.compare_exchange(0, signal, Ordering::SeqCst, Ordering::SeqCst);
+    }
     let wake = WAKE.load(Ordering::SeqCst);
     let one = 1u64.to_ne_bytes();
     // SAFETY: write(2) is async-signal-safe and reads eight bytes of a live array; a descriptor of -1 fails with EBADF.

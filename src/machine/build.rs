@@ -2,7 +2,8 @@
 //! `--dry-run` does), then the calls that make it a virtual machine ([`Blueprint::build`]).
 
 use super::devices::{self, Host, Wired};
-use super::io::{IoHandler, MachineIo, Note, UnknownMsrs};
+use super::io::{IoHandler, MachineIo};
+use super::notices::{Note, Notices};
 use crate::arch::cpuid;
 use crate::arch::irqchip::Irqchip;
 use crate::arch::layout::ACPI_TABLES;
@@ -18,7 +19,7 @@ use crate::boot::load::{self, BootRequest, Loaded, Pages};
 use crate::boot::samples::{self, Sample};
 use crate::bus::bus::Shared;
 use crate::bus::device::DeviceNode;
-use crate::config::RunConfig;
+use crate::config::{OnPanic, RunConfig};
 use crate::devices::acpi_pm::AcpiPm;
 use crate::devices::serial::Serial;
 use crate::kvm::system::{KvmError, System};
@@ -58,6 +59,8 @@ pub struct Blueprint {
     pub loaded: Loaded,
     /// The command line.
     pub cmdline: String,
+    /// Whether a panic of the guest's kernel ends the machine.
+    pub ends_on_panic: bool,
     /// The ACPI tables; none on a machine without interrupt controllers, which they would describe.
     pub tables: Vec<AcpiTable>,
     /// The devices.
@@ -150,9 +153,10 @@ pub fn prepare(config: &RunConfig) -> Result<Blueprint, BuildError> {
     };
     let loaded = load::load(&kernel, &request, &ram, &map)?;
     let (how, is_linux) = (kernel.describe(), kernel.is_linux());
+    let ends_on_panic = config.ends.on_panic == OnPanic::Exit;
     let store = cache.and_then(|cache| kernel.into_store_job(&cache));
     let name = image.name().into();
-    Ok(Blueprint { name, how, is_linux, cpus, irqchip, map, ram, loaded, cmdline, tables, nodes, store })
+    Ok(Blueprint { name, how, is_linux, cpus, irqchip, map, ram, loaded, cmdline, ends_on_panic, tables, nodes, store })
 }
 
 impl Blueprint {
@@ -179,9 +183,16 @@ impl Blueprint {
             vcpus.push(vcpu);
         }
         vcpus[0].set_state(&self.loaded.state)?;
-        let unknown_msrs = UnknownMsrs::new(note);
         let Wired { ports, mmio, ioapic, requests, serial, acpi } = devices::wire(&vm, self.irqchip, host);
-        let io = MachineIo { ports, mmio, ioapic, requests, exits: AtomicU64::new(0), unknown_msrs };
+        let io = MachineIo {
+            ports,
+            mmio,
+            ioapic,
+            requests,
+            exits: AtomicU64::new(0),
+            ends_on_panic: self.ends_on_panic,
+            notices: Notices::new(note),
+        };
         Ok(Machine { vm, vcpus, io: Arc::new(io), serial, acpi })
     }
 }

@@ -23,7 +23,7 @@ pub struct Console {
     output: ConsoleOutput,
     input: ConsoleInput,
     /// Restores the terminal when the console goes.
-    _terminal: Option<RawTerminal>,
+    terminal: Option<RawTerminal>,
 }
 
 /// Which of the console's descriptors is ready.
@@ -78,7 +78,8 @@ pub fn watcher(config: &RunConfig, is_linux: bool) -> Result<Option<Watcher>, Co
             (ScriptStep::Send(_), None) => unreachable!("the command line begins with --expect"),
         }
     }
-    let reports = config.ends.result.is_some() || config.ends.report.is_some();
+    let ends = &config.ends;
+    let reports = ends.result.is_some() || ends.report.is_some() || ends.timeout.is_some();
     let idle = expect.is_empty() && config.console.reject.is_empty() && !is_linux && !reports;
     if idle {
         return Ok(None);
@@ -107,7 +108,7 @@ impl Console {
         if terminal.is_some() && is_interactive() {
             say(KEYS_LINE);
         }
-        Ok((Console { output: ConsoleOutput::new(reader, sink, watcher), input, _terminal: terminal }, ring))
+        Ok((Console { output: ConsoleOutput::new(reader, sink, watcher), input, terminal }, ring))
     }
 
     /// What to wait for.
@@ -153,6 +154,9 @@ impl Console {
     /// The process was continued after a stop.
     pub fn continued(&mut self) {
         self.input.continued();
+        if let Some(terminal) = &self.terminal {
+            terminal.resume();
+        }
     }
 
     /// Writes all that is left, when no vCPU runs any more; returns what was seen in it.

@@ -1,6 +1,6 @@
 //! Answers exits: hands accesses to the buses, and everything else to whoever knows it.
 
-use crate::arch::msr;
+use super::notices::Notices;
 use crate::bus::bus::{Bus, Shared, lock};
 use crate::bus::request::{GuestRequest, GuestRequests};
 use crate::devices::ioapic::Ioapic;
@@ -8,8 +8,8 @@ use crate::kvm::exit::{Exit, Reply};
 use crate::vcpu::cpu::Cpu;
 use crate::vcpu::handler::{ExitHandler, StopReason};
 use std::ops::ControlFlow;
+use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, Mutex};
 
 /// Answer to a hypercall that nobody implements: -KVM_ENOSYS (KVM API, "Linux KVM Hypercall").
 const NO_SUCH_HYPERCALL: u64 = -1000i64 as u64;
@@ -32,8 +32,10 @@ pub struct MachineIo {
     pub requests: GuestRequests,
     /// Exits so far: the control thread sees by it whether the guest moves.
     pub exits: AtomicU64,
-    /// MSRs that KVM does not know.
-    pub unknown_msrs: UnknownMsrs,
+    /// Whether a panic of the guest's kernel ends the machine.
+    pub ends_on_panic: bool,
+    /// What the user is told.
+    pub notices: Notices,
 }
 
 /// One vCPU's way to the machine's devices.
@@ -54,8 +56,8 @@ impl ExitHandler for IoHandler {
                 io.mmio.write(addr, size, value);
                 Reply::Resume
             }
-            Exit::MsrRead { index } => io.unknown_msrs.refuse("RDMSR", index),
-            Exit::MsrWrite { index, .. } => io.unknown_msrs.refuse("WRMSR", index),
+            Exit::MsrRead { index } => io.refuse_msr("RDMSR", index),
+            Exit::MsrWrite { index, .. } => io.refuse_msr("WRMSR", index),
             Exit::IoapicEoi { vector } => {
                 if let Some(ioapic) = &io.ioapic {
                     lock(ioapic).end_of_interrupt(vector);
@@ -72,7 +74,7 @@ impl ExitHandler for IoHandler {
             Exit::Hypercall { .. } => Reply::Value(NO_SUCH_HYPERCALL),
             Exit::Debug { .. } | Exit::IrqWindowOpen | Exit::Interrupted => Reply::Resume,
         };
-        match io.requests.take() {
+        match io.requests.take().filter(|request| io.ends_machine(*request)) {
             Some(request) => ControlFlow::Break(StopReason::Request(request)),
             None => ControlFlow::Continue(reply),
         }
@@ -80,6 +82,22 @@ impl ExitHandler for IoHandler {
 }
 
 impl MachineIo {
+    /// Whether a request ends the machine; if not, the user is told of it.
+    fn ends_machine(&self, request: GuestRequest) -> bool {
+        match request {
+            GuestRequest::CrashLoaded => self.notices.panicked("its crash kernel takes over"),
+            GuestRequest::Panicked if !self.ends_on_panic => self.notices.panicked("--on-panic continue"),
+            _ => return true,
+        }
+        false
+    }
+
+    /// KVM does not know the MSR, and neither do we.
+    fn refuse_msr(&self, instruction: &str, index: u32) -> Reply {
+        self.notices.unknown_msr(instruction, index);
+        Reply::Fault
+    }
+
     fn file_system_event(&self, kind: u32) {
         match kind {
             EVENT_SHUTDOWN => self.requests.file(GuestRequest::PowerOff),
@@ -90,43 +108,12 @@ impl MachineIo {
     }
 }
 
-/// Most MSRs that are named: a guest that tries them all must not fill the host's log.
-const NAMED_MSRS_MAX: usize = 64;
-
-/// Told a sentence about the guest that the user should read; called on a vCPU's thread.
-pub type Note = Box<dyn Fn(String) + Send + Sync>;
-
-/// MSRs that KVM does not know: each access is answered with #GP, each register is named once.
-pub struct UnknownMsrs {
-    seen: Mutex<Vec<u32>>,
-    note: Note,
-}
-
-impl UnknownMsrs {
-    /// Registers are named by `note`.
-    pub fn new(note: Note) -> UnknownMsrs {
-        UnknownMsrs { seen: Mutex::new(Vec::new()), note }
-    }
-
-    fn refuse(&self, instruction: &str, index: u32) -> Reply {
-        let mut seen = lock(&self.seen);
-        if seen.len() < NAMED_MSRS_MAX && !seen.contains(&index) {
-            seen.push(index);
-            let known_as = msr::name(index).unwrap_or("no architectural name");
-            (self.note)(format!(
-                "{instruction} {index:#x} ({known_as}): KVM does not know this MSR, the guest gets #GP"
-            ));
-        }
-        Reply::Fault
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
     use crate::bus::device::BusDevice;
     use crate::vcpu::scripted::ScriptedCpu;
-    use std::sync::mpsc;
+    use std::sync::{Mutex, mpsc};
 
     fn handler() -> (IoHandler, mpsc::Receiver<String>) {
         let (sender, names) = mpsc::channel();
@@ -136,7 +123,8 @@ mod tests {
             ioapic: None,
             requests: GuestRequests::default(),
             exits: AtomicU64::new(0),
-            unknown_msrs: UnknownMsrs::new(Box::new(move |text| sender.send(text).unwrap())),
+            ends_on_panic: false,
+            notices: Notices::new(Box::new(move |text| sender.send(text).unwrap())),
         };
         (IoHandler(Arc::new(io)), names)
     }
@@ -161,11 +149,11 @@ mod tests {
             assert_eq!(handle(&mut handler, Exit::MsrRead { index: 0x1234_5678 }), ControlFlow::Continue(Reply::Fault));
         }
         for index in 0..1000 {
-            handle(&mut handler, Exit::MsrWrite { index, value: 0 });
+            assert_eq!(handle(&mut handler, Exit::MsrWrite { index, value: 0 }), ControlFlow::Continue(Reply::Fault));
         }
         let names: Vec<_> = names.try_iter().collect();
         assert!(names[0].contains("RDMSR 0x12345678"), "{}", names[0]);
-        assert_eq!(names.len(), NAMED_MSRS_MAX);
+        assert_eq!(names.len(), 64, "a guest that tries them all does not fill the log");
     }
 
     /// Asks for power off when touched.
@@ -192,5 +180,16 @@ mod tests {
         assert_eq!(end, ControlFlow::Break(StopReason::Request(GuestRequest::PowerOff)));
         let end = handle(&mut handler, Exit::SystemEvent { kind: EVENT_RESET });
         assert_eq!(end, ControlFlow::Break(StopReason::Request(GuestRequest::Reset)));
+    }
+
+    #[test]
+    fn a_panic_that_ends_nothing_is_told_once() {
+        let (mut handler, names) = handler();
+        for request in [GuestRequest::CrashLoaded, GuestRequest::Panicked, GuestRequest::Panicked] {
+            handler.0.requests.file(request);
+            let on = handle(&mut handler, Exit::PioWrite { port: 0x505, size: 1, value: 1 });
+            assert_eq!(on, ControlFlow::Continue(Reply::Resume));
+        }
+        assert_eq!(names.try_iter().count(), 1);
     }
 }

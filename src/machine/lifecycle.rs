@@ -21,7 +21,7 @@ use crate::vcpu::handler::StopReason;
 use crate::vcpu::thread::{VcpuHandle, VcpuThread};
 use std::io;
 use std::sync::atomic::Ordering;
-use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, channel};
+use std::sync::mpsc::{Receiver, Sender, channel};
 use std::thread;
 use std::time::{Duration, Instant};
 
@@ -38,7 +38,7 @@ const NICE_OF_STORING: i32 = 10;
 /// What other threads tell the control loop.
 enum MachineEvent {
     /// A vCPU ended its run. Its registers come with it where the end is a failure.
-    Ended { vcpu: u32, result: Result<StopReason, CpuError>, state: Option<CpuState> },
+    Ended { vcpu: u32, result: Result<StopReason, CpuError>, state: Option<Box<CpuState>> },
     /// Something about the guest that the user should read.
     Note(String),
     /// Whether a vCPU can ever run again.
@@ -184,7 +184,7 @@ impl<'a> Control<'a> {
             let reporter = reporter.clone();
             let ended = Box::new(move |result: Result<StopReason, CpuError>, cpu: &mut dyn Cpu| {
                 let failed = matches!(result, Ok(StopReason::TripleFault | StopReason::Failed(_)));
-                let state = if failed { cpu.state().ok() } else { None };
+                let state = if failed { cpu.state().ok().map(Box::new) } else { None };
                 reporter.report(MachineEvent::Ended { vcpu: cpu.id(), result, state });
             });
             let thread =
@@ -204,6 +204,9 @@ impl<'a> Control<'a> {
         loop {
             let input_ready = self.wait()?.contains(&Token::Console(ConsoleSide::Input));
             let now = Instant::now();
+            if self.signals.continued() {
+                self.console.continued();
+            }
             let mut outcome = self.signals.came().map(Outcome::Signal);
             let mut decided = |other: Outcome| {
                 outcome = Some(match outcome.take() {
@@ -275,23 +278,9 @@ impl<'a> Control<'a> {
                 self.look.answers[vcpu as usize] = Some(activity);
                 Ok(self.look.is_over().then_some(Outcome::Halted))
             }
-            MachineEvent::Ended { vcpu, result, state } => Ok(self.ended(vcpu, result?, state)),
-        }
-    }
-
-    fn ended(&mut self, vcpu: u32, reason: StopReason, state: Option<CpuState>) -> Option<Outcome> {
-        let stopped = Stopped { vcpu, state };
-        match reason {
-            StopReason::Request(GuestRequest::PowerOff) => Some(Outcome::PoweredOff),
-            StopReason::Request(GuestRequest::Reset) => Some(Outcome::Reset),
-            StopReason::Request(GuestRequest::DebugExit(value)) => Some(Outcome::DebugExit(value)),
-            StopReason::Request(GuestRequest::Panicked | GuestRequest::CrashLoaded) => {
-                Some(Outcome::Panicked { line: None })
+            MachineEvent::Ended { vcpu, result, state } => {
+                Ok(ended(result?, Stopped { vcpu, state: state.map(|state| *state) }))
             }
-            StopReason::Halted => Some(Outcome::Halted),
-            StopReason::TripleFault => Some(Outcome::TripleFault(stopped)),
-            StopReason::Failed(failure) => Some(Outcome::Failed(failure, stopped)),
-            StopReason::Told => None,
         }
     }
 
@@ -343,11 +332,8 @@ impl<'a> Control<'a> {
         drop(sender);
         let until = Instant::now() + ANSWER_WITHIN;
         let mut states = Vec::new();
-        loop {
-            match answers.recv_timeout(until.saturating_duration_since(Instant::now())) {
-                Ok((vcpu, state)) => states.extend(state.map(|state| (vcpu, state))),
-                Err(RecvTimeoutError::Timeout | RecvTimeoutError::Disconnected) => break,
-            }
+        while let Ok((vcpu, state)) = answers.recv_timeout(until.saturating_duration_since(Instant::now())) {
+            states.extend(state.map(|state| (vcpu, state)));
         }
         states.sort_by_key(|(vcpu, _)| *vcpu);
         states
@@ -380,17 +366,19 @@ impl<'a> Control<'a> {
         let ran = self.started.elapsed();
         self.vcpus.iter().for_each(VcpuHandle::stop);
         self.vcpus.into_iter().for_each(VcpuHandle::join);
+        let mut panicked = self.panicked.map(|(line, _)| line);
         for event in self.console.drain() {
             match event {
                 Event::Rejected { pattern, line } => outcome = outcome.or_worse(Outcome::Rejected { pattern, line }),
-                Event::Panicked { line } if self.config.ends.on_panic == OnPanic::Exit => {
-                    outcome = outcome.or_worse(Outcome::Panicked { line: Some(line) });
-                }
+                Event::Panicked { line } if self.config.ends.on_panic == OnPanic::Exit => panicked = Some(line),
                 _ => {}
             }
         }
-        if let Some((line, _)) = self.panicked {
-            outcome = outcome.or_worse(Outcome::Panicked { line: Some(line) });
+        if panicked.is_some() {
+            outcome = outcome.or_worse(Outcome::Panicked { line: None });
+        }
+        if let Outcome::Panicked { line } = &mut outcome {
+            *line = line.take().or(panicked);
         }
         let watcher = self.console.output().watcher();
         if let Some(unmet) = watcher.and_then(|watcher| watcher.unmet()) {
@@ -402,7 +390,7 @@ impl<'a> Control<'a> {
             last_lines: watcher.map(|watcher| watcher.last_lines()).unwrap_or_default(),
             expectations_met: watcher.map_or(0, |watcher| watcher.met()),
             at_deadline: self.at_deadline,
-            console_bytes_lost: self.console.output().lost(),
+            console_bytes_lost: self.console.output().lost() + lock(&self.machine.serial).dropped(),
         }
     }
 }
@@ -412,5 +400,19 @@ impl Look {
     fn is_over(&self) -> bool {
         let dead = |answer: &Option<Activity>| matches!(answer, Some(Activity::HaltedForGood | Activity::NotStarted));
         self.answers.iter().all(dead) && self.answers.contains(&Some(Activity::HaltedForGood))
+    }
+}
+
+/// What the end of a vCPU's run means for the machine's.
+fn ended(reason: StopReason, stopped: Stopped) -> Option<Outcome> {
+    match reason {
+        StopReason::Request(GuestRequest::PowerOff) => Some(Outcome::PoweredOff),
+        StopReason::Request(GuestRequest::Reset) => Some(Outcome::Reset),
+        StopReason::Request(GuestRequest::DebugExit(value)) => Some(Outcome::DebugExit(value)),
+        StopReason::Request(GuestRequest::Panicked) => Some(Outcome::Panicked { line: None }),
+        StopReason::Halted => Some(Outcome::Halted),
+        StopReason::TripleFault => Some(Outcome::TripleFault(stopped)),
+        StopReason::Failed(failure) => Some(Outcome::Failed(failure, stopped)),
+        StopReason::Request(GuestRequest::CrashLoaded) | StopReason::Told => None,
     }
 }

@@ -7,6 +7,7 @@ pub mod devices;
 pub mod io;
 pub mod junit;
 pub mod lifecycle;
+pub mod notices;
 pub mod outcome;
 pub mod plan;
 pub mod report;
