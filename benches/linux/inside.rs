@@ -1,0 +1,120 @@
+//! The part that runs in the lab: boots the kernel in turn by Hostel and by QEMU, and holds the times against the bounds.
+
+use super::QEMU;
+use super::bounds::Bounds;
+use super::common::lab_image::KERNEL;
+use anyhow::{Context, Result, bail};
+use std::io::Read;
+use std::path::Path;
+use std::process::{Command, ExitCode, Stdio};
+use std::time::Instant;
+
+/// The program that is measured, at the path that it has outside too.
+pub const HOSTEL: &str = env!("CARGO_BIN_EXE_hostel");
+/// The initramfs that Hostel embeds, as a file for QEMU.
+pub const INITRAMFS: &str = concat!(env!("OUT_DIR"), "/initramfs");
+
+/// Boots of each kind.
+const ROUNDS: usize = 3;
+/// Where Hostel keeps decompressed kernels in this bench.
+const CACHE: &str = "/tmp/cache";
+/// Console output that is more than any boot writes.
+const OUTPUT_MAX: usize = 1 << 20;
+
+/// What is booted, and how.
+struct Kind {
+    name: &'static str,
+    command: fn() -> Command,
+    /// Whether the cache is emptied before each boot.
+    cold: bool,
+}
+
+/// In this order, so that a cold boot fills the cache of the warm one.
+const KINDS: [Kind; 5] = [
+    Kind { name: "hostel, cold cache", command: || hostel(&[]), cold: true },
+    Kind { name: "hostel, warm cache", command: || hostel(&[]), cold: false },
+    Kind { name: "hostel --no-host-decompress", command: || hostel(&["--no-host-decompress"]), cold: false },
+    Kind { name: "QEMU microvm", command: || qemu("microvm,acpi=on,pic=off,pit=off,rtc=on"), cold: false },
+    Kind { name: "QEMU q35", command: || qemu("q35"), cold: false },
+];
+
+/// One boot: seconds from the spawn to user space, and of these the kernel's own.
+#[derive(Clone, Copy)]
+struct Boot {
+    total: f64,
+    kernel: f64,
+}
+
+/// Measures and judges.
+pub fn measure() -> Result<ExitCode> {
+    let mut boots: [Vec<Boot>; KINDS.len()] = Default::default();
+    for round in 1..=ROUNDS {
+        for (kind, boots) in KINDS.iter().zip(&mut boots) {
+            if kind.cold && Path::new(CACHE).exists() {
+                std::fs::remove_dir_all(CACHE)?;
+            }
+            let boot = boot(&mut (kind.command)()).with_context(|| kind.name)?;
+            println!("round {round}: {:28} {:6.2} s, kernel {:6.2} s", kind.name, boot.total, boot.kernel);
+            boots.push(boot);
+        }
+    }
+    let [cold, warm, plain, microvm, q35] = boots.each_ref().map(|boots| least(boots));
+    let mut bounds = Bounds::default();
+    bounds.at_most("spawn to user space, warm to --no-host-decompress", warm.total / plain.total, 0.62, "");
+    bounds.at_most("spawn to user space, cold to --no-host-decompress", cold.total / plain.total, 0.95, "");
+    bounds.at_most("spawn to user space, warm to QEMU microvm", warm.total / microvm.total, 1.0, "");
+    bounds.at_most("spawn to user space, warm to QEMU q35", warm.total / q35.total, 1.0, "");
+    bounds.at_most("the kernel's own uptime, warm to QEMU microvm", warm.kernel / microvm.kernel, 1.0, "");
+    Ok(bounds.finish())
+}
+
+/// The shortest times of several boots.
+fn least(boots: &[Boot]) -> Boot {
+    let least = |value: fn(&Boot) -> f64| boots.iter().map(value).fold(f64::INFINITY, f64::min);
+    Boot { total: least(|boot| boot.total), kernel: least(|boot| boot.kernel) }
+}
+
+fn hostel(options: &[&str]) -> Command {
+    let mut command = Command::new(HOSTEL);
+    command.args(["run", KERNEL, "--mem", "256M"]).args(options).env("XDG_CACHE_HOME", CACHE);
+    command
+}
+
+fn qemu(machine: &str) -> Command {
+    let mut command = Command::new(QEMU);
+    command.args(["-nodefaults", "-no-user-config", "-no-reboot", "-display", "none", "-serial", "stdio"]);
+    command.args(["-accel", "kvm", "-cpu", "host", "-m", "256", "-M", machine]);
+    command.args(["-kernel", KERNEL, "-initrd", INITRAMFS, "-append", "console=ttyS0"]);
+    command
+}
+
+/// Boots until init's greeting, then kills the machine.
+fn boot(command: &mut Command) -> Result<Boot> {
+    let start = Instant::now();
+    let mut child = command.stdin(Stdio::piped()).stdout(Stdio::piped()).spawn()?;
+    let mut output = child.stdout.take().context("its output is ours")?;
+    let mut console = Vec::new();
+    let mut bytes = [0; 4096];
+    let boot = loop {
+        let count = output.read(&mut bytes)?;
+        console.extend(&bytes[..count]);
+        let text = String::from_utf8_lossy(&console);
+        if let Some(kernel) = uptime(&text) {
+            break Boot { total: start.elapsed().as_secs_f64(), kernel };
+        }
+        if count == 0 || console.len() > OUTPUT_MAX {
+            bail!("no user space: {text}");
+        }
+    };
+    child.kill()?;
+    child.wait()?;
+    Ok(boot)
+}
+
+/// The kernel's uptime in init's greeting: `... initramfs on Linux 6.1, up 1.23 s`, once the line is complete.
+fn uptime(console: &str) -> Option<f64> {
+    let greeting = &console[console.find("embedded initramfs")?..];
+    let (line, _) = greeting.split_once('\n')?;
+    let (_, seconds) = line.trim_end().strip_suffix(" s")?.split_once(", up ")?;
+    seconds.parse().ok()
+}
