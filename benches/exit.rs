@@ -18,7 +18,8 @@ use hostel::devices::i8042::I8042;
 use hostel::devices::pvpanic::Pvpanic;
 use hostel::devices::serial::Serial;
 use hostel::kvm::exit::Exit;
-use hostel::machine::io::{IoHandler, MachineIo, UnknownMsrs};
+use hostel::machine::io::{IoHandler, MachineIo};
+use hostel::machine::notices::Notices;
 use hostel::vcpu::cpu::Cpu;
 use hostel::vcpu::handler::StopReason;
 use hostel::vcpu::run_loop::{Control, run_loop};
@@ -74,7 +75,10 @@ fn main() -> ExitCode {
         })
         .collect();
     times.sort_by(f64::total_cmp);
-    println!("a write to the transmit holding register, {RUNS} runs of {EXITS} exits: median {:.1} ns", times[RUNS / 2]);
+    println!(
+        "a write to the transmit holding register, {RUNS} runs of {EXITS} exits: median {:.1} ns",
+        times[RUNS / 2]
+    );
     let mut bounds = Bounds::default();
     bounds.at_most("serial-port exit without KVM", times[0], LIMIT_NS, " ns");
     bounds.finish()
@@ -98,7 +102,8 @@ fn machine() -> MachineIo {
         ioapic: None,
         requests,
         exits: AtomicU64::new(0),
-        unknown_msrs: UnknownMsrs::new(Box::new(|_| {})),
+        ends_on_panic: true,
+        notices: Notices::new(Box::new(|_| {})),
     }
 }
 

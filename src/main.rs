@@ -7,15 +7,17 @@ use hostel::cli::{self, Cli, Verb};
 use hostel::config::RunConfig;
 use hostel::doctor::examine::examine;
 use hostel::machine::outcome::{HOST_ERROR, Outcome};
+use hostel::machine::phases::now_us;
 use hostel::machine::{build, run};
 use std::io::{ErrorKind, IsTerminal, Write, stdout};
 use std::process::exit;
 
 fn main() {
+    let process_start = now_us();
     terminal::restore_on_crash();
     let status = match Cli::from_arguments().verb {
         Verb::Run(config) if config.dry_run => dry_run(&config),
-        Verb::Run(config) => run(&config),
+        Verb::Run(config) => run(&config, process_start),
         Verb::Guests => print(guests().as_bytes(), 0),
         Verb::Doctor { json } => doctor(json),
         Verb::Completions { shell } => print(&cli::completions(shell), 0),
@@ -36,8 +38,8 @@ fn print(text: &[u8], status: i32) -> anyhow::Result<i32> {
     }
 }
 
-fn run(config: &RunConfig) -> anyhow::Result<i32> {
-    let (outcome, status) = run::run(config);
+fn run(config: &RunConfig, process_start: u64) -> anyhow::Result<i32> {
+    let (outcome, status) = run::run(config, process_start);
     if let Some(Outcome::Signal(signal)) = outcome {
         signals::end_by(signal);
     }

@@ -72,6 +72,7 @@ fn failed(run: &Run, kind: NonSuccessKind) -> TestCaseStatus {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::machine::phases::Phases;
     use std::time::Duration;
 
     fn run(outcome: Outcome, met: usize) -> Run {
@@ -80,6 +81,7 @@ mod tests {
             status: outcome.status(None),
             ending: Ending::Outcome(outcome),
             duration: Duration::from_millis(250),
+            phases: Phases::default(),
             expect: vec!["login: ".into(), "<ok>".into(), "bye".into()],
             met,
             reject: vec!["linux".into(), "no way".into()],

@@ -5,6 +5,7 @@ use super::build::{Blueprint, BuildError, Machine};
 use super::console::{self, Console, ConsoleError, ConsoleEvent, ConsoleSide, say};
 use super::devices::Host;
 use super::outcome::{Outcome, Stopped};
+use super::phases::{Phases, now_us};
 use crate::arch::cpu_state::CpuState;
 use crate::backend::expect::Event;
 use crate::backend::kernel_cache::StoreJob;
@@ -20,7 +21,8 @@ use crate::vcpu::cpu::{Cpu, CpuError};
 use crate::vcpu::handler::StopReason;
 use crate::vcpu::thread::{VcpuHandle, VcpuThread};
 use std::io;
-use std::sync::atomic::Ordering;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::mpsc::{Receiver, Sender, channel};
 use std::thread;
 use std::time::{Duration, Instant};
@@ -51,6 +53,8 @@ pub struct Finished {
     pub outcome: Outcome,
     /// From the start of the vCPUs to the end.
     pub ran: Duration,
+    /// When each phase of it ended.
+    pub phases: Phases,
     /// The console's last lines, where it was watched.
     pub last_lines: Vec<String>,
     /// Expectations that were met.
@@ -87,11 +91,16 @@ fn host(what: &'static str) -> impl Fn(io::Error) -> RunError {
     move |source| RunError::Host { what, source }
 }
 
-/// Runs the machine until it ends. `store` is done beside it, once it runs.
+/// Runs the machine until it ends. `store` is done beside it, once it runs; `phases` has the phases that are over.
 ///
 /// # Errors
 /// The machine cannot be built, or the host fails it.
-pub fn run(blueprint: &Blueprint, store: Option<StoreJob>, config: &RunConfig) -> Result<Finished, RunError> {
+pub fn run(
+    blueprint: &Blueprint,
+    store: Option<StoreJob>,
+    config: &RunConfig,
+    mut phases: Phases,
+) -> Result<Finished, RunError> {
     let waker = Waker::new().map_err(host("create the control loop's waker"))?;
     let signals = Signals::catch(waker.clone()).map_err(host("catch signals"))?;
     kick::install_handler().map_err(host("install the vCPU kick"))?;
@@ -102,12 +111,15 @@ pub fn run(blueprint: &Blueprint, store: Option<StoreJob>, config: &RunConfig) -
     let notes = reporter.clone();
     let note = Box::new(move |text| notes.report(MachineEvent::Note(text)));
     let machine = blueprint.build(Host { serial: Box::new(ring.clone()), debug_console: Box::new(ring) }, note)?;
+    phases.kvm = now_us();
     let mut control = Control::start(machine, config, reporter, events, console, signals)?;
     if let Some(job) = store {
         start_storing(job);
     }
     let outcome = control.decide()?;
-    Ok(control.finish(outcome))
+    phases.guest = now_us();
+    phases.first_entry = control.first_entry.load(Ordering::Relaxed);
+    Ok(control.finish(outcome, phases))
 }
 
 /// Caches a kernel while the guest runs, on a thread that yields to it and that the end of the process may cut short.
@@ -147,6 +159,8 @@ struct Control<'a> {
     reporter: Reporter,
     events: Receiver<MachineEvent>,
     started: Instant,
+    /// When vCPU 0 entered the guest for the first time, as [`Phases`] have it.
+    first_entry: Arc<AtomicU64>,
     look: Look,
     /// Set when the guest's kernel has said that it panicked: what it said, and when the run ends for it.
     panicked: Option<(String, Instant)>,
@@ -180,15 +194,27 @@ impl<'a> Control<'a> {
         signals: Signals,
     ) -> Result<Control<'a>, RunError> {
         let mut vcpus = Vec::new();
+        let first_entry = Arc::new(AtomicU64::new(0));
         for vcpu in std::mem::take(&mut machine.vcpus) {
-            let reporter = reporter.clone();
+            let (reporter, entry) = (reporter.clone(), first_entry.clone());
+            let boots = vcpu.id() == 0;
+            let entering = Box::new(move || {
+                if boots {
+                    entry.store(now_us(), Ordering::Relaxed);
+                }
+            });
             let ended = Box::new(move |result: Result<StopReason, CpuError>, cpu: &mut dyn Cpu| {
                 let failed = matches!(result, Ok(StopReason::TripleFault | StopReason::Failed(_)));
                 let state = if failed { cpu.state().ok().map(Box::new) } else { None };
                 reporter.report(MachineEvent::Ended { vcpu: cpu.id(), result, state });
             });
-            let thread =
-                VcpuThread { cpu: Box::new(vcpu), handler: Box::new(machine.handler()), observer: None, ended };
+            let thread = VcpuThread {
+                cpu: Box::new(vcpu),
+                handler: Box::new(machine.handler()),
+                observer: None,
+                entering,
+                ended,
+            };
             vcpus.push(thread.spawn().map_err(host("start a vCPU thread"))?);
         }
         vcpus.iter().for_each(VcpuHandle::resume);
@@ -196,7 +222,20 @@ impl<'a> Control<'a> {
         let look = Look { exits: 0, at: started + LOOK_AFTER, answers: vec![None; vcpus.len()] };
         let at_deadline = Vec::new();
         let panicked = None;
-        Ok(Control { config, machine, vcpus, console, signals, reporter, events, started, look, panicked, at_deadline })
+        Ok(Control {
+            config,
+            machine,
+            vcpus,
+            console,
+            signals,
+            reporter,
+            events,
+            started,
+            first_entry,
+            look,
+            panicked,
+            at_deadline,
+        })
     }
 
     /// Runs the machine until something decides its end.
@@ -362,7 +401,7 @@ impl<'a> Control<'a> {
     }
 
     /// Stops the vCPUs, writes out what they printed, and says how the run ended in view of all that.
-    fn finish(mut self, mut outcome: Outcome) -> Finished {
+    fn finish(mut self, mut outcome: Outcome, phases: Phases) -> Finished {
         let ran = self.started.elapsed();
         self.vcpus.iter().for_each(VcpuHandle::stop);
         self.vcpus.into_iter().for_each(VcpuHandle::join);
@@ -387,6 +426,7 @@ impl<'a> Control<'a> {
         Finished {
             outcome,
             ran,
+            phases,
             last_lines: watcher.map(|watcher| watcher.last_lines()).unwrap_or_default(),
             expectations_met: watcher.map_or(0, |watcher| watcher.met()),
             at_deadline: self.at_deadline,

@@ -9,6 +9,7 @@ pub mod junit;
 pub mod lifecycle;
 pub mod notices;
 pub mod outcome;
+pub mod phases;
 pub mod plan;
 pub mod report;
 pub mod report_file;

@@ -1,6 +1,7 @@
 //! What is told about a run when it is over: the reason of a failure on standard error, `--result` as JSON.
 
 use super::outcome::{HOST_ERROR, Outcome};
+use super::phases::Phases;
 use crate::kvm::exit::Failure;
 use serde::Serialize;
 use std::fmt::Write;
@@ -17,6 +18,8 @@ pub struct Run {
     pub status: i32,
     /// From the start of the machine to its end.
     pub duration: Duration,
+    /// When each phase of it ended.
+    pub phases: Phases,
     /// Patterns of `--expect`.
     pub expect: Vec<String>,
     /// How many of them were met.
@@ -60,6 +63,7 @@ struct ResultFile<'a> {
     rip: Option<String>,
     status: i32,
     duration_ms: u64,
+    phases_us: Phases,
     expectations: usize,
     expectations_met: usize,
     lost_bytes: u64,
@@ -85,6 +89,7 @@ impl Run {
             rip,
             status: self.status,
             duration_ms: u64::try_from(self.duration.as_millis()).unwrap_or(u64::MAX),
+            phases_us: self.phases,
             expectations: self.expect.len(),
             expectations_met: self.met,
             lost_bytes: self.lost_bytes,
@@ -196,6 +201,7 @@ impl Run {
             ending: Ending::HostError(message),
             status: HOST_ERROR,
             duration: Duration::ZERO,
+            phases: Phases::default(),
             expect,
             met: 0,
             reject,
@@ -226,6 +232,7 @@ mod tests {
             status: outcome.status(None),
             ending: Ending::Outcome(outcome),
             duration: Duration::from_millis(1500),
+            phases: Phases { process_start: 1, load: 2, kvm: 3, first_entry: 4, guest: 5 },
             expect: vec!["one".into(), "two".into()],
             met,
             reject: vec!["linux".into()],
@@ -239,7 +246,8 @@ mod tests {
         let json: serde_json::Value = serde_json::from_str(&run(Outcome::DebugExit(300), 2).to_json()).unwrap();
         let expected = serde_json::json!({
             "image": "shell", "ended_by": "guest", "kind": "debug-exit", "value": 300, "status": 89,
-            "duration_ms": 1500, "expectations": 2, "expectations_met": 2, "lost_bytes": 7,
+            "duration_ms": 1500,
+            "phases_us": {"process_start": 1, "load": 2, "kvm": 3, "first_entry": 4, "guest": 5}, "expectations": 2, "expectations_met": 2, "lost_bytes": 7,
             "last_lines": ["a", "b \"c\""],
         });
         assert_eq!(json, expected);

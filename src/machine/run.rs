@@ -3,6 +3,7 @@
 use super::build::{self, Blueprint};
 use super::lifecycle::{self, Finished, RunError};
 use super::outcome::{HOST_ERROR, Outcome, USAGE};
+use super::phases::{Phases, now_us};
 use super::report::{Ending, Run};
 use super::{junit, report_file};
 use crate::boot::image::Image;
@@ -13,9 +14,9 @@ use crate::machine::console::say;
 use std::time::Duration;
 
 /// Runs what `config` asks for, tells about it on standard error and in the files asked for, and returns the outcome with
-/// the exit status.
-pub fn run(config: &RunConfig) -> (Option<Outcome>, i32) {
-    let (run, diagnosis) = match attempt(config) {
+/// the exit status. `process_start` is [`now_us`] of the program's begin.
+pub fn run(config: &RunConfig, process_start: u64) -> (Option<Outcome>, i32) {
+    let (run, diagnosis) = match attempt(config, process_start) {
         Ok((blueprint, finished, symbols)) => {
             let diagnosis = diagnose(&blueprint, &finished, &symbols);
             (told(config, &blueprint, finished), diagnosis)
@@ -38,14 +39,15 @@ pub fn run(config: &RunConfig) -> (Option<Outcome>, i32) {
     }
 }
 
-fn attempt(config: &RunConfig) -> Result<(Blueprint, Finished, Symbols), RunError> {
+fn attempt(config: &RunConfig, process_start: u64) -> Result<(Blueprint, Finished, Symbols), RunError> {
     let symbols = match &config.boot.symbols {
         Some(path) => Image::open(path).and_then(|image| Symbols::read(&image)).map_err(build::BuildError::from)?,
         None => Symbols::default(),
     };
     let mut blueprint = build::prepare(config)?;
     let store = blueprint.store.take();
-    let finished = lifecycle::run(&blueprint, store, config)?;
+    let phases = Phases { process_start, load: now_us(), ..Phases::default() };
+    let finished = lifecycle::run(&blueprint, store, config, phases)?;
     Ok((blueprint, finished, symbols))
 }
 
@@ -55,6 +57,7 @@ fn told(config: &RunConfig, blueprint: &Blueprint, finished: Finished) -> Run {
         status: finished.outcome.status(config.ends.ok_exit),
         ending: Ending::Outcome(finished.outcome),
         duration: finished.ran,
+        phases: finished.phases,
         expect: config.console.expect.clone(),
         met: finished.expectations_met,
         reject: config.console.reject.clone(),
@@ -70,6 +73,7 @@ fn not_begun(config: &RunConfig, error: &RunError) -> Run {
         ending: Ending::HostError(error.to_string()),
         status: if usage { USAGE } else { HOST_ERROR },
         duration: Duration::ZERO,
+        phases: Phases::default(),
         expect: config.console.expect.clone(),
         met: 0,
         reject: config.console.reject.clone(),

@@ -14,6 +14,9 @@ use std::thread::{Builder, JoinHandle};
 /// Something to do with the vCPU, on its own thread, at an instruction boundary.
 pub type Task = Box<dyn FnOnce(&mut dyn Cpu) + Send>;
 
+/// How a vCPU's thread reports its first entry.
+pub type Entering = Box<dyn FnOnce() + Send>;
+
 /// How a vCPU's thread reports its end.
 pub type Ended = Box<dyn FnOnce(Result<StopReason, CpuError>, &mut dyn Cpu) + Send>;
 
@@ -45,6 +48,8 @@ pub struct VcpuThread {
     pub handler: Box<dyn ExitHandler>,
     /// Who watches them, if anybody.
     pub observer: Option<Box<dyn ExitObserver>>,
+    /// Called once, on the thread, when the vCPU is about to enter the guest for the first time.
+    pub entering: Entering,
     /// Told once, when the vCPU ends its run; the vCPU is still there to be asked.
     pub ended: Ended,
 }
@@ -72,6 +77,7 @@ impl VcpuThread {
             let result = match orders.interrupted(cpu) {
                 ControlFlow::Break(reason) => Ok(reason),
                 ControlFlow::Continue(()) => {
+                    (self.entering)();
                     let observer = self.observer.as_deref_mut().map(|observer| observer as &mut dyn ExitObserver);
                     run_loop(cpu, &mut *self.handler, observer, &mut orders)
                 }
@@ -189,7 +195,12 @@ mod tests {
         let (sender, ends) = mpsc::channel();
         let ended: Ended = Box::new(move |result, _| sender.send(result.unwrap()).unwrap());
         let cpu = Box::new(ScriptedCpu::new(exits));
-        (VcpuThread { cpu, handler: Box::new(Answer), observer: None, ended }.spawn().unwrap(), ends)
+        (
+            VcpuThread { cpu, handler: Box::new(Answer), observer: None, entering: Box::new(|| ()), ended }
+                .spawn()
+                .unwrap(),
+            ends,
+        )
     }
 
     #[test]
