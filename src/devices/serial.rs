@@ -4,6 +4,8 @@
 //! null-modem cable (CTS, DSR and DCD asserted). The line has no speed. So a character that the line takes is gone at
 //! once, the receiver's timeout (four characters of silence) has always passed, and the divisor is only memory. When the
 //! line has no room, characters wait in the transmitter's FIFO and THRE stays low: the guest waits as for a slow line.
+//! The terminal types once somebody listens: the guest has enabled the receiver's interrupt, or polls the line status.
+//! What came earlier would be lost when the guest's driver sets up the FIFOs, which clears them (§8.5).
 //! Left out: DMA modes, parity and framing errors, 5 to 7 bit characters, and a break sent by the guest.
 
 use crate::bus::device::{BusDevice, DeviceState, Lifecycle, StateError, read_by_bytes, write_by_bytes};
@@ -14,6 +16,10 @@ use std::collections::VecDeque;
 
 /// Characters that a FIFO holds; without FIFOs one is held (PC16550D §8.4).
 const FIFO_SIZE: usize = 16;
+
+/// Line status reads in a row that found nothing to do, after which the guest is held to be polling for input. A driver that
+/// waits for the transmitter sees it empty at the first read and goes on.
+const POLLS_OF_A_LISTENER: u8 = 16;
 
 /// Interrupt enable register: received data, transmitter empty, line status, modem status (§8.7).
 mod ier {
@@ -107,6 +113,9 @@ struct Registers {
     modem_changes: u8,
     /// The line was told that the receiver had no room for all it sent.
     input_refused: bool,
+    /// Line status reads in a row; stays at [`POLLS_OF_A_LISTENER`] until the receiver's interrupt is enabled. Not saved: a
+    /// guest that polls gets there again.
+    polls: u8,
 }
 
 impl Default for Registers {
@@ -124,6 +133,7 @@ impl Default for Registers {
             thre_pending: false,
             modem_changes: 0,
             input_refused: false,
+            polls: 0,
         }
     }
 }
@@ -152,6 +162,7 @@ impl Serial {
     }
 
     fn read_register(&mut self, offset: u64) -> u8 {
+        self.registers.count_polls(offset == 5);
         let dlab = self.registers.lcr & LCR_DLAB != 0;
         match offset {
             0 if dlab => self.registers.divisor.to_le_bytes()[0],
@@ -169,6 +180,7 @@ impl Serial {
     }
 
     fn write_register(&mut self, offset: u64, value: u8) {
+        self.registers.count_polls(false);
         let dlab = self.registers.lcr & LCR_DLAB != 0;
         let [low, high] = self.registers.divisor.to_le_bytes();
         match offset {
@@ -259,9 +271,24 @@ impl Registers {
         if self.fifos() { FIFO_SIZE } else { 1 }
     }
 
-    /// Characters that the receiver takes from the line: none in loopback, which cuts the line off (§8.8.5).
+    /// Whether the guest would see a character that comes now.
+    fn listens(&self) -> bool {
+        self.ier & ier::DATA != 0 || self.polls == POLLS_OF_A_LISTENER
+    }
+
+    /// Counts an access: a read of the line status while there is nothing to receive and nothing to wait for, or another.
+    fn count_polls(&mut self, status_read: bool) {
+        if self.polls < POLLS_OF_A_LISTENER {
+            let idle = status_read && self.transmitter.is_empty();
+            self.polls = if idle { self.polls + 1 } else { 0 };
+        }
+    }
+
+    /// Characters that the receiver takes from the line: none in loopback, which cuts the line off (§8.8.5), and none
+    /// before somebody listens.
     fn room(&self) -> usize {
-        if self.mcr & mcr::LOOP != 0 { 0 } else { self.capacity() - self.receiver.len() }
+        let connected = self.mcr & mcr::LOOP == 0 && self.listens();
+        if connected { self.capacity() - self.receiver.len() } else { 0 }
     }
 
     fn receive_one(&mut self, received: Received) {
@@ -275,6 +302,9 @@ impl Registers {
     fn write_ier(&mut self, value: u8) {
         let enabled = value & !self.ier;
         self.ier = value & ier::ALL;
+        if self.ier & ier::DATA != 0 {
+            self.polls = 0; // from now on the interrupt tells
+        }
         // Enabling the interrupt of an empty transmitter raises it; Linux' 8250 driver tests for that.
         if enabled & ier::THRE != 0 && self.transmitter.is_empty() {
             self.thre_pending = true;
@@ -615,14 +645,16 @@ mod tests {
         assert_eq!(rig.read(LSR) & lsr::OVERRUN, 0);
         assert!(rig.sent().is_empty());
         rig.read(RBR);
+        rig.write(IER, ier::DATA);
         rig.write(MCR, 0);
         assert_eq!(rig.host.lock().unwrap().input_rooms, 1, "the line is told when it is connected again");
     }
 
     #[test]
     fn a_break_shows_at_its_character() {
-        let mut rig = Rig::with_interrupts(10, ier::LINE);
+        let mut rig = Rig::with_interrupts(10, ier::LINE | ier::DATA);
         rig.serial.receive(b"a");
+        rig.write(IER, ier::LINE);
         rig.serial.receive_break();
         assert_eq!(rig.read(LSR) & (lsr::BREAK | lsr::ERROR_IN_FIFO), lsr::ERROR_IN_FIFO);
         assert_eq!((rig.read(RBR), rig.read(IIR)), (b'a', iir::FIFOS | iir::LINE));
@@ -671,6 +703,30 @@ mod tests {
         assert_eq!(rig.read(LSR) & lsr::THRE, 0);
         rig.host.lock().unwrap().room = 1;
         assert_eq!((rig.read(LSR) & lsr::THRE, rig.sent()), (lsr::THRE, vec![b'x']));
+    }
+
+    #[test]
+    fn input_waits_for_a_driver() {
+        let mut rig = Rig::with_room(10);
+        assert_eq!(rig.serial.receive(b"early"), 0);
+        for byte in *b"printing, a status read before each" {
+            rig.read(LSR);
+            rig.write(THR, byte);
+        }
+        rig.write(FCR, 0x07);
+        assert_eq!((rig.serial.receive(b"early"), rig.host.lock().unwrap().input_rooms), (0, 0));
+        rig.write(IER, ier::DATA);
+        assert_eq!((rig.serial.receive(b"early"), rig.host.lock().unwrap().input_rooms), (5, 1));
+    }
+
+    #[test]
+    fn input_waits_for_a_guest_that_polls() {
+        let mut rig = Rig::with_room(10);
+        assert_eq!(rig.serial.receive(b"a"), 0);
+        (0..POLLS_OF_A_LISTENER).for_each(|_| assert_eq!(rig.read(LSR) & lsr::DATA_READY, 0));
+        assert_eq!((rig.serial.receive(b"a"), rig.host.lock().unwrap().input_rooms), (1, 1));
+        assert_eq!((rig.read(LSR) & lsr::DATA_READY, rig.read(RBR)), (1, b'a'));
+        assert_eq!(rig.serial.receive(b"b"), 1, "once is enough");
     }
 
     #[test]
@@ -780,7 +836,8 @@ mod tests {
                     Step::Receive(count) => {
                         let bytes: Vec<u8> = (0..count).map(|i| next_input.wrapping_add(i as u8)).collect();
                         let taken = rig.serial.receive(&bytes);
-                        prop_assert_eq!(taken, count.min(model.size - model.receiver.len()));
+                        let room = if model.enabled & 1 != 0 { model.size - model.receiver.len() } else { 0 };
+                        prop_assert_eq!(taken, count.min(room));
                         model.receiver.extend(&bytes[..taken]);
                         next_input = next_input.wrapping_add(taken as u8);
                     }
