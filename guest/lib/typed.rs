@@ -19,8 +19,10 @@ const VECTOR: u8 = interrupt::FIRST_FREE + 4;
 /// Interrupt enable register: tell when a byte has arrived.
 const INTERRUPT_ENABLE: u16 = serial::COM1 + 1;
 const RECEIVED: u8 = 1 << 0;
-/// Modem control register: let the interrupt line through.
+/// Modem control register: tell the other end that somebody is here, and let the interrupt line through.
 const MODEM_CONTROL: u16 = serial::COM1 + 4;
+const DATA_TERMINAL_READY: u8 = 1 << 0;
+const REQUEST_TO_SEND: u8 = 1 << 1;
 const OUT2: u8 = 1 << 3;
 
 /// Bytes that wait to be read: a ring, filled by the handler and emptied by [`read`].
@@ -33,7 +35,7 @@ static EMPTIED: AtomicUsize = AtomicUsize::new(0);
 pub fn init() {
     interrupt::on(VECTOR, take);
     apic::route(INPUT, VECTOR);
-    out8(MODEM_CONTROL, OUT2);
+    out8(MODEM_CONTROL, DATA_TERMINAL_READY | REQUEST_TO_SEND | OUT2);
     out8(INTERRUPT_ENABLE, RECEIVED);
 }
 
