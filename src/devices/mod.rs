@@ -12,3 +12,4 @@ pub mod ioapic;
 pub mod pvpanic;
 pub mod rtc;
 pub mod serial;
+pub mod serial_listener;

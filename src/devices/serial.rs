@@ -4,10 +4,10 @@
 //! null-modem cable (CTS, DSR and DCD asserted). The line has no speed. So a character that the line takes is gone at
 //! once, the receiver's timeout (four characters of silence) has always passed, and the divisor is only memory. When the
 //! line has no room, characters wait in the transmitter's FIFO and THRE stays low: the guest waits as for a slow line.
-//! The terminal types once somebody listens: the guest has enabled the receiver's interrupt, or polls the line status.
-//! What came earlier would be lost when the guest's driver sets up the FIFOs, which clears them (§8.5).
+//! Characters arrive only while the guest listens ([`super::serial_listener`] has the rule).
 //! Left out: DMA modes, parity and framing errors, 5 to 7 bit characters, and a break sent by the guest.
 
+use super::serial_listener::Listener;
 use crate::bus::device::{BusDevice, DeviceState, Lifecycle, StateError, read_by_bytes, write_by_bytes};
 use crate::bus::irq::IrqLine;
 use crate::bus::state::StateReader;
@@ -16,10 +16,6 @@ use std::collections::VecDeque;
 
 /// Characters that a FIFO holds; without FIFOs one is held (PC16550D §8.4).
 const FIFO_SIZE: usize = 16;
-
-/// Line status reads in a row that found nothing to do, after which the guest is held to be polling for input. A driver that
-/// waits for the transmitter sees it empty at the first read and goes on.
-const POLLS_OF_A_LISTENER: u8 = 16;
 
 /// Interrupt enable register: received data, transmitter empty, line status, modem status (§8.7).
 mod ier {
@@ -62,6 +58,9 @@ mod mcr {
     pub const LOOP: u8 = 1 << 4;
     pub const ALL: u8 = DTR | RTS | OUT1 | OUT2 | LOOP;
 }
+
+/// Offset of the line status register.
+const LINE_STATUS: u64 = 5;
 
 /// Line status register (§8.3).
 mod lsr {
@@ -113,9 +112,8 @@ struct Registers {
     modem_changes: u8,
     /// The line was told that the receiver had no room for all it sent.
     input_refused: bool,
-    /// Line status reads in a row; stays at [`POLLS_OF_A_LISTENER`] until the receiver's interrupt is enabled. Not saved: a
-    /// guest that polls gets there again.
-    polls: u8,
+    /// Whether the guest polls the receiver.
+    listener: Listener,
 }
 
 impl Default for Registers {
@@ -133,7 +131,7 @@ impl Default for Registers {
             thre_pending: false,
             modem_changes: 0,
             input_refused: false,
-            polls: 0,
+            listener: Listener::default(),
         }
     }
 }
@@ -162,7 +160,9 @@ impl Serial {
     }
 
     fn read_register(&mut self, offset: u64) -> u8 {
-        self.registers.count_polls(offset == 5);
+        if offset != LINE_STATUS {
+            self.registers.listener.other_access();
+        }
         let dlab = self.registers.lcr & LCR_DLAB != 0;
         match offset {
             0 if dlab => self.registers.divisor.to_le_bytes()[0],
@@ -172,7 +172,7 @@ impl Serial {
             2 => self.read_iir_and_clear(),
             3 => self.registers.lcr,
             4 => self.registers.mcr,
-            5 => self.read_lsr_and_clear(),
+            LINE_STATUS => self.read_lsr_and_clear(),
             6 => self.registers.modem_levels() | std::mem::take(&mut self.registers.modem_changes),
             7 => self.registers.scratch,
             _ => 0xff,
@@ -180,7 +180,7 @@ impl Serial {
     }
 
     fn write_register(&mut self, offset: u64, value: u8) {
-        self.registers.count_polls(false);
+        self.registers.listener.other_access();
         let dlab = self.registers.lcr & LCR_DLAB != 0;
         let [low, high] = self.registers.divisor.to_le_bytes();
         match offset {
@@ -236,6 +236,7 @@ impl Serial {
     fn read_lsr_and_clear(&mut self) -> u8 {
         self.drain_transmitter();
         let value = self.registers.line_status();
+        self.registers.listener.line_status_read(value & lsr::THRE != 0);
         self.registers.overrun = false;
         if let Some(first) = self.registers.receiver.front_mut() {
             first.is_break = false;
@@ -271,24 +272,12 @@ impl Registers {
         if self.fifos() { FIFO_SIZE } else { 1 }
     }
 
-    /// Whether the guest would see a character that comes now.
-    fn listens(&self) -> bool {
-        self.ier & ier::DATA != 0 || self.polls == POLLS_OF_A_LISTENER
-    }
-
-    /// Counts an access: a read of the line status while there is nothing to receive and nothing to wait for, or another.
-    fn count_polls(&mut self, status_read: bool) {
-        if self.polls < POLLS_OF_A_LISTENER {
-            let idle = status_read && self.transmitter.is_empty();
-            self.polls = if idle { self.polls + 1 } else { 0 };
-        }
-    }
-
-    /// Characters that the receiver takes from the line: none in loopback, which cuts the line off (§8.8.5), and none
-    /// before somebody listens.
+    /// Characters that the receiver takes from the line: none while nobody listens, and none in loopback, which cuts the
+    /// line off (§8.8.5).
     fn room(&self) -> usize {
-        let connected = self.mcr & mcr::LOOP == 0 && self.listens();
-        if connected { self.capacity() - self.receiver.len() } else { 0 }
+        let by_interrupt = self.ier & ier::DATA != 0 && self.mcr & mcr::OUT2 != 0;
+        let listens = by_interrupt || self.listener.polls();
+        if listens && self.mcr & mcr::LOOP == 0 { self.capacity() - self.receiver.len() } else { 0 }
     }
 
     fn receive_one(&mut self, received: Received) {
@@ -302,20 +291,20 @@ impl Registers {
     fn write_ier(&mut self, value: u8) {
         let enabled = value & !self.ier;
         self.ier = value & ier::ALL;
-        if self.ier & ier::DATA != 0 {
-            self.polls = 0; // from now on the interrupt tells
-        }
         // Enabling the interrupt of an empty transmitter raises it; Linux' 8250 driver tests for that.
         if enabled & ier::THRE != 0 && self.transmitter.is_empty() {
             self.thre_pending = true;
         }
     }
 
+    /// Switching the FIFOs off empties them. Switching them on leaves the one character that was held without them: Linux
+    /// does that right after it began to listen.
     fn write_fcr(&mut self, value: u8) {
-        let toggled = (self.fcr ^ value) & fcr::ENABLE != 0;
-        let clears = |bit| toggled || value & (fcr::ENABLE | bit) == (fcr::ENABLE | bit);
+        let off = self.fcr & !value & fcr::ENABLE != 0;
+        let clears = |bit| off || value & (fcr::ENABLE | bit) == (fcr::ENABLE | bit);
         if clears(fcr::CLEAR_RECEIVER) {
             self.receiver.clear();
+            self.listener.receiver_emptied();
         }
         if clears(fcr::CLEAR_TRANSMITTER) && !self.transmitter.is_empty() {
             self.transmitter.clear();
@@ -446,7 +435,8 @@ impl Lifecycle for Serial {
         let Registers { ier, lcr, mcr, fcr, scratch, divisor, receiver, transmitter, .. } = &self.registers;
         let Registers { overrun, thre_pending, modem_changes, input_refused, .. } = &self.registers;
         let [low, high] = divisor.to_le_bytes();
-        let flags = [*overrun, *thre_pending, *input_refused].map(u8::from);
+        let [polls, asked] = self.registers.listener.saved();
+        let flags = [*overrun, *thre_pending, *input_refused, polls, asked].map(u8::from);
         let mut bytes = vec![*ier, *lcr, *mcr, *fcr, *scratch, low, high, *modem_changes];
         bytes.extend(flags);
         bytes.push(receiver.len() as u8); // at most FIFO_SIZE, and so below
@@ -460,7 +450,9 @@ impl Lifecycle for Serial {
         let mut reader = StateReader::open(state, KIND)?;
         let [ier, lcr, mcr, fcr, scratch, low, high, modem_changes] = reader.array()?;
         let (overrun, thre_pending, input_refused) = (reader.flag()?, reader.flag()?, reader.flag()?);
-        let mut registers = Registers { lcr, scratch, overrun, thre_pending, input_refused, ..Registers::default() };
+        let listener = Listener::restored(reader.flag()?, reader.flag()?);
+        let mut registers =
+            Registers { lcr, scratch, overrun, thre_pending, input_refused, listener, ..Registers::default() };
         registers.divisor = u16::from_le_bytes([low, high]);
         if ier & !ier::ALL | mcr & !mcr::ALL | fcr & !(0xc0 | fcr::ENABLE) | modem_changes & 0xf0 != 0 {
             return Err(reader.refuse("a register has bits that the chip has not"));
@@ -550,6 +542,10 @@ mod tests {
         }
         fn write(&mut self, offset: u64, value: u8) {
             self.serial.write(offset, 1, value.into());
+        }
+        /// Makes the port see a guest that polls for characters.
+        fn poll(&mut self) {
+            (0..2).for_each(|_| assert_eq!(self.read(LSR) & lsr::DATA_READY, 0));
         }
         fn sent(&self) -> Vec<u8> {
             self.host.lock().unwrap().sent.clone()
@@ -645,16 +641,71 @@ mod tests {
         assert_eq!(rig.read(LSR) & lsr::OVERRUN, 0);
         assert!(rig.sent().is_empty());
         rig.read(RBR);
-        rig.write(IER, ier::DATA);
         rig.write(MCR, 0);
         assert_eq!(rig.host.lock().unwrap().input_rooms, 1, "the line is told when it is connected again");
     }
 
+    /// What a guest that does these accesses gets of what waits on the line, which is offered at every moment.
+    fn typed_ahead(rig: &mut Rig, waiting: &mut &[u8], accesses: &[(u64, Option<u8>)]) -> Vec<u8> {
+        let mut offer = |rig: &mut Rig| *waiting = &waiting[rig.serial.receive(waiting)..];
+        let mut read = Vec::new();
+        for (offset, value) in accesses {
+            offer(rig);
+            match value {
+                Some(value) => rig.write(*offset, *value),
+                None => read.push(rig.read(*offset)),
+            }
+        }
+        read
+    }
+
+    #[test]
+    fn input_that_waits_since_before_the_start_outlives_the_set_up_of_linux() {
+        let mut rig = Rig::with_room(1000);
+        let mut waiting: &[u8] = b"ls\n";
+        // autoconfig, then serial8250_do_startup up to where it has not yet enabled the interrupt
+        let probe = [(IER, Some(0)), (IER, None), (IER, Some(0x0f)), (IER, None), (IER, Some(0))];
+        let loopback = [(MCR, Some(0x1a)), (MSR, None), (MCR, Some(0)), (FCR, Some(1)), (IIR, None), (FCR, Some(0))];
+        let empty = [(FCR, Some(1)), (FCR, Some(7)), (FCR, Some(0)), (LSR, None), (RBR, None), (IIR, None)];
+        let thre = [(LCR, Some(3)), (MCR, Some(0x0b)), (IER, Some(2)), (IIR, None), (IER, Some(0)), (LSR, None)];
+        for accesses in [&probe[..], &loopback, &empty, &empty, &thre] {
+            typed_ahead(&mut rig, &mut waiting, accesses);
+        }
+        assert_eq!(waiting, b"ls\n");
+        // the interrupt, then serial8250_do_set_termios
+        let last = [(IER, Some(5)), (LCR, Some(0x83)), (THR, Some(1)), (IER, Some(0)), (LCR, Some(3)), (FCR, Some(1))];
+        typed_ahead(&mut rig, &mut waiting, &last);
+        assert_eq!(typed_ahead(&mut rig, &mut waiting, &[(RBR, None); 3]), b"ls\n");
+    }
+
+    #[test]
+    fn input_that_waits_does_not_disturb_a_loopback_test_and_reaches_who_polls() {
+        let mut rig = Rig::with_room(1000);
+        let mut waiting: &[u8] = b"hi";
+        let set_up = [(IER, Some(0)), (FCR, Some(0xc7)), (MCR, Some(0x1e)), (THR, Some(0xae)), (RBR, None)];
+        assert_eq!(typed_ahead(&mut rig, &mut waiting, &set_up), [0xae]);
+        let print = [(MCR, Some(0x0f)), (LSR, None), (THR, Some(b'>')), (LSR, None), (THR, Some(b' '))];
+        assert_eq!(typed_ahead(&mut rig, &mut waiting, &print), [0x60, 0x60]);
+        assert_eq!(waiting, b"hi", "to print is not to listen");
+        let ask = [(LSR, None), (LSR, None), (LSR, None), (RBR, None), (RBR, None)];
+        assert_eq!(typed_ahead(&mut rig, &mut waiting, &ask), [0x60, 0x60, 0x61, b'h', b'i']);
+        assert_eq!(rig.host.lock().unwrap().input_rooms, 1, "the line is told when the guest begins to listen");
+    }
+
+    #[test]
+    fn a_busy_transmitter_is_asked_often_by_who_does_not_listen() {
+        let mut rig = Rig::with_room(0);
+        rig.write(THR, b'x');
+        (0..5).for_each(|_| assert_eq!(rig.read(LSR), 0));
+        rig.make_room(1);
+        assert_eq!((rig.read(LSR), rig.serial.receive(b"a")), (lsr::THRE | lsr::TRANSMITTER_EMPTY, 0));
+    }
+
     #[test]
     fn a_break_shows_at_its_character() {
-        let mut rig = Rig::with_interrupts(10, ier::LINE | ier::DATA);
+        let mut rig = Rig::with_interrupts(10, ier::LINE);
+        rig.poll();
         rig.serial.receive(b"a");
-        rig.write(IER, ier::LINE);
         rig.serial.receive_break();
         assert_eq!(rig.read(LSR) & (lsr::BREAK | lsr::ERROR_IN_FIFO), lsr::ERROR_IN_FIFO);
         assert_eq!((rig.read(RBR), rig.read(IIR)), (b'a', iir::FIFOS | iir::LINE));
@@ -706,30 +757,6 @@ mod tests {
     }
 
     #[test]
-    fn input_waits_for_a_driver() {
-        let mut rig = Rig::with_room(10);
-        assert_eq!(rig.serial.receive(b"early"), 0);
-        for byte in *b"printing, a status read before each" {
-            rig.read(LSR);
-            rig.write(THR, byte);
-        }
-        rig.write(FCR, 0x07);
-        assert_eq!((rig.serial.receive(b"early"), rig.host.lock().unwrap().input_rooms), (0, 0));
-        rig.write(IER, ier::DATA);
-        assert_eq!((rig.serial.receive(b"early"), rig.host.lock().unwrap().input_rooms), (5, 1));
-    }
-
-    #[test]
-    fn input_waits_for_a_guest_that_polls() {
-        let mut rig = Rig::with_room(10);
-        assert_eq!(rig.serial.receive(b"a"), 0);
-        (0..POLLS_OF_A_LISTENER).for_each(|_| assert_eq!(rig.read(LSR) & lsr::DATA_READY, 0));
-        assert_eq!((rig.serial.receive(b"a"), rig.host.lock().unwrap().input_rooms), (1, 1));
-        assert_eq!((rig.read(LSR) & lsr::DATA_READY, rig.read(RBR)), (1, b'a'));
-        assert_eq!(rig.serial.receive(b"b"), 1, "once is enough");
-    }
-
-    #[test]
     fn a_restored_port_sends_what_waited() {
         let mut rig = Rig::with_interrupts(0, 0);
         rig.write(THR, b'w');
@@ -778,9 +805,15 @@ mod tests {
         enabled: u8,
         became_empty: bool,
         out2: bool,
+        asked: bool,
+        polls: bool,
     }
 
     impl Model {
+        fn takes(&self) -> usize {
+            let listens = self.polls || self.out2 && self.enabled & 1 != 0;
+            if listens { self.size - self.receiver.len() } else { 0 }
+        }
         fn drain(&mut self) {
             let count = self.room.min(self.transmitter.len());
             self.sent.extend(self.transmitter.drain(..count));
@@ -800,9 +833,10 @@ mod tests {
         }
         fn set_fifo(&mut self, value: u8) {
             let size = if value & 1 != 0 { FIFO_SIZE } else { 1 };
-            let flush = |bit: u8| size != self.size || size > 1 && value & bit != 0;
+            let flush = |bit: u8| size < self.size || size > 1 && value & bit != 0;
             if flush(2) {
                 self.receiver.clear();
+                self.polls = false;
             }
             if flush(4) {
                 self.became_empty |= !self.transmitter.is_empty();
@@ -828,6 +862,8 @@ mod tests {
             let mut model = Model { size: 1, trigger: 1, ..Model::default() };
             let mut next_input = 0u8;
             for step in steps {
+                let asked = std::mem::take(&mut model.asked);
+                model.asked = asked && matches!(step, Step::Receive(_) | Step::Room(_));
                 match step {
                     Step::Send(byte) => {
                         rig.write(THR, byte);
@@ -836,8 +872,7 @@ mod tests {
                     Step::Receive(count) => {
                         let bytes: Vec<u8> = (0..count).map(|i| next_input.wrapping_add(i as u8)).collect();
                         let taken = rig.serial.receive(&bytes);
-                        let room = if model.enabled & 1 != 0 { model.size - model.receiver.len() } else { 0 };
-                        prop_assert_eq!(taken, count.min(room));
+                        prop_assert_eq!(taken, count.min(model.takes()));
                         model.receiver.extend(&bytes[..taken]);
                         next_input = next_input.wrapping_add(taken as u8);
                     }
@@ -852,7 +887,9 @@ mod tests {
                     }
                     Step::ReadLsr => {
                         model.drain();
-                        let empty = if model.transmitter.is_empty() { 0x60 } else { 0 };
+                        model.asked = model.transmitter.is_empty();
+                        model.polls |= asked && model.asked;
+                        let empty = if model.asked { 0x60 } else { 0 };
                         prop_assert_eq!(rig.read(LSR), empty | u8::from(!model.receiver.is_empty()));
                     }
                     Step::ReadIir => {
