@@ -141,10 +141,10 @@ const RUNS: &[Run] = &[
     Run {
         guest: "shell",
         arguments: &[],
-        input: "helx\x7fp\nmem\npeek 0x100000\npeek 0x8000000000\nin 0x3fd\nout 0xe9 33\nfly\nexit\npoweroff\n",
+        input: "helx\x7fp\nmem\npeek 0x100000\npeek 0x8000000000\nout 0x3ff 90\nin 0x3ff\nout 0xe9 33\nfly\nexit\npoweroff\n",
         console: "(?s)Hostel's sample kernel.*\n> helx\x08 \x08p\nhelp: this list\n.*> mem\n0x0 to 0x9fbff: RAM\n.*\
             > peek 0x100000\n0x100000: 0x4\n> peek 0x8000000000\n0x8000000000: #PF, page fault .*\n\
-            > in 0x3fd\n0x6[01]\n> out 0xe9 33\n!> fly\nno such command; help lists them\n> exit\nusage: exit VALUE\n\
+            > out 0x3ff 90\n> in 0x3ff\n0x5a\n> out 0xe9 33\n!> fly\nno such command; help lists them\n> exit\nusage: exit VALUE\n\
             > poweroff\n",
         status: 0,
     },
@@ -189,7 +189,7 @@ fn every_guest_has_a_row_here_and_in_the_readme() {
     for sample in SAMPLES {
         let row = format!("| [`{}`](bin/{0}.rs) | {} | {} |", sample.name, sample.shows, sample.ends);
         assert!(README.contains(&row), "guest/README.md lacks: {row}");
-        assert!(Path::new(env!("CARGO_MANIFEST_DIR")).join(sample.source).exists(), "{}", sample.source);
+        assert_eq!(sample.source, format!("guest/bin/{}.rs", sample.name));
     }
 }
 
@@ -262,8 +262,8 @@ fn the_first_guest_of_the_readme_builds_and_runs() {
     if !kvm::available() {
         return;
     }
-    if Command::new("rustc").arg("--version").output().is_err() {
-        return kvm::skip("there is no compiler for the first guest");
+    if env::var_os("HOSTEL_LAB_KERNEL").is_some() {
+        return; // the lab has no compiler: the machine around it runs this test
     }
     let scratch = Scratch::new("first");
     let programs = Path::new(env!("CARGO_BIN_EXE_hostel")).parent().expect("a program lies in a directory");

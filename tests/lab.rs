@@ -56,6 +56,11 @@ fn run(arguments: Arguments) -> Result<i32> {
     let mut image = Image::new(&lab::kernel_directory()?)?;
     image.add(Path::new(HOSTEL))?;
     image.link("/usr/bin/hostel", Path::new(HOSTEL));
+    // `cargo test` has built it; tests/guests.rs compares with it.
+    let minimal = Path::new(HOSTEL).with_file_name("examples").join("minimal");
+    if minimal.exists() {
+        image.add(&minimal)?;
+    }
     for file in &arguments.files {
         image.add(file)?;
     }
