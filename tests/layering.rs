@@ -34,6 +34,8 @@ const CORE: &[&str] = &[
     "boot/linux.rs",
     "machine/build.rs",
     "machine/io.rs",
+    "machine/cpus.rs",
+    "machine/events.rs",
     "machine/lifecycle.rs",
 ];
 

@@ -2,7 +2,7 @@
 //! `--dry-run` does), then the calls that make it a virtual machine ([`Blueprint::build`]).
 
 use super::devices::{self, Host, Wired};
-use super::io::{IoHandler, MachineIo};
+use super::io::MachineIo;
 use super::notices::{Note, Notices};
 use crate::arch::cpuid;
 use crate::arch::irqchip::Irqchip;
@@ -194,13 +194,6 @@ impl Blueprint {
             notices: Notices::new(note),
         };
         Ok(Machine { vm, vcpus, io: Arc::new(io), serial, acpi })
-    }
-}
-
-impl Machine {
-    /// A vCPU's way to the machine's devices.
-    pub fn handler(&self) -> IoHandler {
-        IoHandler(self.io.clone())
     }
 }
 

@@ -3,7 +3,9 @@
 
 use super::build::{Blueprint, BuildError, Machine};
 use super::console::{self, Console, ConsoleError, ConsoleEvent, ConsoleSide, say};
+use super::cpus::Cpus;
 use super::devices::Host;
+use super::events::{MachineEvent, Reporter};
 use super::outcome::{Outcome, Stopped};
 use super::phases::{Phases, now_us};
 use crate::arch::cpu_state::CpuState;
@@ -14,38 +16,20 @@ use crate::backend::signals::Signals;
 use crate::bus::bus::lock;
 use crate::bus::request::GuestRequest;
 use crate::config::{OnPanic, RunConfig};
+use crate::debug::registers;
 use crate::event_loop::{self, Interest, Waker};
 use crate::kvm::kick;
-use crate::kvm::vcpu::Activity;
-use crate::vcpu::cpu::{Cpu, CpuError};
+use crate::vcpu::cpu::CpuError;
 use crate::vcpu::handler::StopReason;
-use crate::vcpu::thread::{VcpuHandle, VcpuThread};
 use std::io;
-use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::mpsc::{Receiver, Sender, channel};
+use std::sync::mpsc::Receiver;
 use std::thread;
 use std::time::{Duration, Instant};
 
-/// When no vCPU has exited for this long, the control loop looks whether one can ever run again.
-const LOOK_AFTER: Duration = Duration::from_secs(1);
 /// How long a kernel that said it panicked may go on printing what it knows.
 const PANIC_GRACE: Duration = Duration::from_millis(300);
-/// How long a vCPU may take to tell its registers.
-const ANSWER_WITHIN: Duration = Duration::from_millis(500);
-
 /// How much the thread that caches a kernel yields to the vCPUs.
 const NICE_OF_STORING: i32 = 10;
-
-/// What other threads tell the control loop.
-enum MachineEvent {
-    /// A vCPU ended its run. Its registers come with it where the end is a failure.
-    Ended { vcpu: u32, result: Result<StopReason, CpuError>, state: Option<Box<CpuState>> },
-    /// Something about the guest that the user should read.
-    Note(String),
-    /// Whether a vCPU can ever run again.
-    Looked { vcpu: u32, activity: Activity },
-}
 
 /// A run that is over.
 pub struct Finished {
@@ -106,19 +90,23 @@ pub fn run(
     kick::install_handler().map_err(host("install the vCPU kick"))?;
     let watcher = console::watcher(config, blueprint.is_linux)?;
     let (console, ring) = Console::open(config, watcher, waker.clone())?;
-    let (sender, events) = channel();
-    let reporter = Reporter { sender, waker };
+    let (reporter, events) = Reporter::new(waker.clone());
     let notes = reporter.clone();
     let note = Box::new(move |text| notes.report(MachineEvent::Note(text)));
-    let machine = blueprint.build(Host { serial: Box::new(ring.clone()), debug_console: Box::new(ring) }, note)?;
+    let mut machine = blueprint.build(Host { serial: Box::new(ring.clone()), debug_console: Box::new(ring) }, note)?;
     phases.kvm = now_us();
-    let mut control = Control::start(machine, config, reporter, events, console, signals)?;
+    let vcpus = std::mem::take(&mut machine.vcpus);
+    let cpus = Cpus::start(vcpus, machine.io.clone(), reporter).map_err(host("start the vCPU threads"))?;
+    let started = Instant::now();
+    let (panicked, at_deadline) = (None, Vec::new());
+    let mut control =
+        Control { config, machine, cpus, console, signals, waker, events, started, panicked, at_deadline };
     if let Some(job) = store {
         start_storing(job);
     }
     let outcome = control.decide()?;
     phases.guest = now_us();
-    phases.first_entry = control.first_entry.load(Ordering::Relaxed);
+    phases.first_entry = control.cpus.first_entry_us();
     Ok(control.finish(outcome, phases))
 }
 
@@ -134,47 +122,19 @@ fn start_storing(job: StoreJob) {
     let _ = thread::Builder::new().name("kernel cache".into()).spawn(store);
 }
 
-/// A thread's way to the control loop.
-#[derive(Clone)]
-struct Reporter {
-    sender: Sender<MachineEvent>,
-    waker: Waker,
-}
-
-impl Reporter {
-    fn report(&self, event: MachineEvent) {
-        // A control loop that is gone has decided; nobody needs to know more.
-        let _ = self.sender.send(event);
-        self.waker.wake();
-    }
-}
-
 /// The control loop's state.
 struct Control<'a> {
     config: &'a RunConfig,
     machine: Machine,
-    vcpus: Vec<VcpuHandle>,
+    cpus: Cpus,
     console: Console,
     signals: Signals,
-    reporter: Reporter,
+    waker: Waker,
     events: Receiver<MachineEvent>,
     started: Instant,
-    /// When vCPU 0 entered the guest for the first time, as [`Phases`] have it.
-    first_entry: Arc<AtomicU64>,
-    look: Look,
     /// Set when the guest's kernel has said that it panicked: what it said, and when the run ends for it.
     panicked: Option<(String, Instant)>,
     at_deadline: Vec<(u32, CpuState)>,
-}
-
-/// Looking after a guest that does not move.
-struct Look {
-    /// Exits at the last look at the clock.
-    exits: u64,
-    /// When to look next.
-    at: Instant,
-    /// What each vCPU answered since then.
-    answers: Vec<Option<Activity>>,
 }
 
 /// What the control loop waits for.
@@ -184,60 +144,7 @@ enum Token {
     Console(ConsoleSide),
 }
 
-impl<'a> Control<'a> {
-    fn start(
-        mut machine: Machine,
-        config: &'a RunConfig,
-        reporter: Reporter,
-        events: Receiver<MachineEvent>,
-        console: Console,
-        signals: Signals,
-    ) -> Result<Control<'a>, RunError> {
-        let mut vcpus = Vec::new();
-        let first_entry = Arc::new(AtomicU64::new(0));
-        for vcpu in std::mem::take(&mut machine.vcpus) {
-            let (reporter, entry) = (reporter.clone(), first_entry.clone());
-            let boots = vcpu.id() == 0;
-            let entering = Box::new(move || {
-                if boots {
-                    entry.store(now_us(), Ordering::Relaxed);
-                }
-            });
-            let ended = Box::new(move |result: Result<StopReason, CpuError>, cpu: &mut dyn Cpu| {
-                let failed = matches!(result, Ok(StopReason::TripleFault | StopReason::Failed(_)));
-                let state = if failed { cpu.state().ok().map(Box::new) } else { None };
-                reporter.report(MachineEvent::Ended { vcpu: cpu.id(), result, state });
-            });
-            let thread = VcpuThread {
-                cpu: Box::new(vcpu),
-                handler: Box::new(machine.handler()),
-                observer: None,
-                entering,
-                ended,
-            };
-            vcpus.push(thread.spawn().map_err(host("start a vCPU thread"))?);
-        }
-        vcpus.iter().for_each(VcpuHandle::resume);
-        let started = Instant::now();
-        let look = Look { exits: 0, at: started + LOOK_AFTER, answers: vec![None; vcpus.len()] };
-        let at_deadline = Vec::new();
-        let panicked = None;
-        Ok(Control {
-            config,
-            machine,
-            vcpus,
-            console,
-            signals,
-            reporter,
-            events,
-            started,
-            first_entry,
-            look,
-            panicked,
-            at_deadline,
-        })
-    }
-
+impl Control<'_> {
     /// Runs the machine until something decides its end.
     fn decide(&mut self) -> Result<Outcome, RunError> {
         loop {
@@ -271,18 +178,18 @@ impl<'a> Control<'a> {
     }
 
     fn wait(&mut self) -> Result<Vec<Token>, RunError> {
-        let waker = &self.reporter.waker;
-        let mut interests = vec![Interest { token: Token::Waker, fd: waker.fd(), output: false }];
+        let mut interests = vec![Interest { token: Token::Waker, fd: self.waker.fd(), output: false }];
         interests.extend(self.console.interests().map(|side| Interest {
             token: Token::Console(side.token),
             fd: side.fd,
             output: side.output,
         }));
-        let due = [self.console.due(), Some(self.look.at), self.deadline(), self.panicked.as_ref().map(|(_, at)| *at)];
+        let due =
+            [self.console.due(), Some(self.cpus.look_at()), self.deadline(), self.panicked.as_ref().map(|(_, at)| *at)];
         let next = due.into_iter().flatten().min().map(|at| at.saturating_duration_since(Instant::now()));
         let ready = event_loop::wait(&interests, next).map_err(host("wait for the machine"))?;
         if ready.contains(&Token::Waker) {
-            waker.reset();
+            self.waker.reset();
         }
         Ok(ready)
     }
@@ -314,8 +221,7 @@ impl<'a> Control<'a> {
                 Ok(None)
             }
             MachineEvent::Looked { vcpu, activity } => {
-                self.look.answers[vcpu as usize] = Some(activity);
-                Ok(self.look.is_over().then_some(Outcome::Halted))
+                Ok(self.cpus.answered(vcpu, activity).then_some(Outcome::Halted))
             }
             MachineEvent::Ended { vcpu, result, state } => {
                 Ok(ended(result?, Stopped { vcpu, state: state.map(|state| *state) }))
@@ -326,7 +232,7 @@ impl<'a> Control<'a> {
     /// What the passing of time means for the run.
     fn clock(&mut self, now: Instant) -> Option<Outcome> {
         if self.deadline().is_some_and(|deadline| deadline <= now) {
-            self.at_deadline = self.states();
+            self.at_deadline = self.cpus.states();
             return Some(Outcome::Deadline);
         }
         if let Some((line, at)) = &self.panicked
@@ -334,48 +240,10 @@ impl<'a> Control<'a> {
         {
             return Some(Outcome::Panicked { line: Some(line.clone()) });
         }
-        if self.look.at <= now {
-            self.look(now);
+        if self.cpus.look_at() <= now {
+            self.cpus.look(now);
         }
         None
-    }
-
-    /// Asks the vCPUs whether they can ever run again, if none has exited since the last time.
-    fn look(&mut self, now: Instant) {
-        let exits = self.machine.io.exits.load(Ordering::Relaxed);
-        let moved = exits != self.look.exits;
-        self.look = Look { exits, at: now + LOOK_AFTER, answers: vec![None; self.vcpus.len()] };
-        if moved {
-            return;
-        }
-        for vcpu in &self.vcpus {
-            let reporter = self.reporter.clone();
-            vcpu.send(Box::new(move |cpu| {
-                // A vCPU that cannot be asked is held to be alive.
-                let activity = cpu.activity().unwrap_or(Activity::Alive);
-                reporter.report(MachineEvent::Looked { vcpu: cpu.id(), activity });
-            }));
-        }
-    }
-
-    /// The registers of all vCPUs that tell them in time.
-    fn states(&self) -> Vec<(u32, CpuState)> {
-        let (sender, answers) = channel();
-        for vcpu in &self.vcpus {
-            let sender = sender.clone();
-            vcpu.send(Box::new(move |cpu| {
-                // The asker may have given up.
-                let _ = sender.send((cpu.id(), cpu.state().ok()));
-            }));
-        }
-        drop(sender);
-        let until = Instant::now() + ANSWER_WITHIN;
-        let mut states = Vec::new();
-        while let Ok((vcpu, state)) = answers.recv_timeout(until.saturating_duration_since(Instant::now())) {
-            states.extend(state.map(|state| (vcpu, state)));
-        }
-        states.sort_by_key(|(vcpu, _)| *vcpu);
-        states
     }
 
     /// Does what the user asked for at the command prompt.
@@ -383,18 +251,20 @@ impl<'a> Control<'a> {
         match command {
             Command::Quit => return Some(Outcome::Quit),
             Command::Reset => return Some(Outcome::Reset),
-            Command::Pause => self.vcpus.iter().for_each(VcpuHandle::pause),
-            Command::Resume => self.vcpus.iter().for_each(VcpuHandle::resume),
+            Command::Pause => self.cpus.pause(),
+            Command::Resume => self.cpus.resume(),
             Command::PowerDown => lock(&self.machine.acpi).press_power_button(),
             Command::SysRq(key) => self.console.send_break(key, &self.machine.serial),
-            Command::Nmi => self.vcpus.iter().for_each(|vcpu| {
-                vcpu.send(Box::new(|cpu| {
-                    if let Err(error) = cpu.inject_nmi() {
-                        say(&error.to_string());
-                    }
-                }))
-            }),
-            Command::Regs => self.states().iter().for_each(|(vcpu, state)| say(&format!("vCPU {vcpu}: {state:x?}"))),
+            Command::Nmi => self.cpus.inject_nmi(),
+            Command::Regs => {
+                for (vcpu, state) in self.cpus.states() {
+                    say(&format!(
+                        "vCPU {vcpu}
+{}",
+                        registers::describe(&state).trim_end()
+                    ));
+                }
+            }
             Command::Help => {}
         }
         None
@@ -403,12 +273,13 @@ impl<'a> Control<'a> {
     /// Stops the vCPUs, writes out what they printed, and says how the run ended in view of all that.
     fn finish(mut self, mut outcome: Outcome, phases: Phases) -> Finished {
         let ran = self.started.elapsed();
-        self.vcpus.iter().for_each(VcpuHandle::stop);
-        self.vcpus.into_iter().for_each(VcpuHandle::join);
+        self.cpus.stop();
         let mut panicked = self.panicked.map(|(line, _)| line);
         for event in self.console.drain() {
             match event {
                 Event::Rejected { pattern, line } => outcome = outcome.or_worse(Outcome::Rejected { pattern, line }),
+                // Met before the guest ended itself: that it was noticed after makes no difference.
+                Event::AllMet if !self.config.ends.wait_exit => outcome = Outcome::ExpectationsMet.or_worse(outcome),
                 Event::Panicked { line } if self.config.ends.on_panic == OnPanic::Exit => panicked = Some(line),
                 _ => {}
             }
@@ -432,14 +303,6 @@ impl<'a> Control<'a> {
             at_deadline: self.at_deadline,
             console_bytes_lost: self.console.output().lost() + lock(&self.machine.serial).dropped(),
         }
-    }
-}
-
-impl Look {
-    /// All vCPUs answered: at least one has halted for good, and none can wake it.
-    fn is_over(&self) -> bool {
-        let dead = |answer: &Option<Activity>| matches!(answer, Some(Activity::HaltedForGood | Activity::NotStarted));
-        self.answers.iter().all(dead) && self.answers.contains(&Some(Activity::HaltedForGood))
     }
 }
 

@@ -3,7 +3,9 @@
 
 pub mod build;
 pub mod console;
+pub mod cpus;
 pub mod devices;
+pub mod events;
 pub mod io;
 pub mod junit;
 pub mod lifecycle;
