@@ -38,9 +38,15 @@ pub enum Verb {
 }
 
 const EXIT_STATUS: &str = "\
-Exit status of run: 0 the guest powered off, halted for good or rebooted; odd: the guest's own value v as (v << 1) | 1;
-2 usage; 10 host error or bad image; 12 guest panicked; 14 triple fault; 16 KVM could not go on; 18 an expectation failed;
-20 a --reject matched; 124 deadline passed; 130 Ctrl-A x; 134 a bug of Hostel. SIGINT and SIGTERM end it by the same signal.";
+Exit status of run:
+    0  the guest powered off, rebooted or halted for good; or every --expect was met
+  odd  the guest's own value v (isa-debug-exit), as (v << 1) | 1
+    2  usage                         18  an --expect was not met
+   10  bad image, or host error      20  a --reject matched
+   12  the guest's kernel panicked  124  the deadline passed
+   14  triple fault                 130  ended by Ctrl-A x
+   16  KVM could not go on          134  a bug of Hostel
+SIGINT, SIGTERM and SIGHUP end it by the same signal.";
 
 impl Cli {
     /// Parses the program's own arguments; prints help and errors, and ends the process, where that is what they ask for.

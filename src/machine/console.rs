@@ -174,24 +174,22 @@ impl Console {
 fn asked(typed: Typed) -> Option<ConsoleEvent> {
     match typed {
         Typed::Key(KeyAction::End) => return Some(ConsoleEvent::Asked(Command::Quit)),
-        Typed::Key(KeyAction::Help) => say(KEYS_HELP.trim_end()),
+        Typed::Key(KeyAction::Help) => show(format!("\n{KEYS_HELP}").as_bytes()),
         Typed::Key(KeyAction::Prompt) => show(PROMPT.as_bytes()),
         Typed::Echo(bytes) => show(&bytes),
         Typed::PromptLeft => {}
-        Typed::Command(line) => {
-            let command = Command::parse(&line);
-            match &command {
-                Ok(Command::Help) => say(COMMANDS_HELP.trim_end()),
-                Ok(_) => {}
-                Err(error) => say(&error.to_string()),
-            }
-            if !matches!(command, Ok(Command::Quit)) {
-                show(PROMPT.as_bytes());
-            }
-            return command.ok().filter(|command| *command != Command::Help).map(ConsoleEvent::Asked);
-        }
+        Typed::Command(line) => match Command::parse(&line) {
+            Ok(Command::Help) => show(format!("{COMMANDS_HELP}{PROMPT}").as_bytes()),
+            Ok(command) => return Some(ConsoleEvent::Asked(command)),
+            Err(error) => show(format!("{error}\n{PROMPT}").as_bytes()),
+        },
     }
     None
+}
+
+/// Answers a command that was asked for at the prompt, and shows the prompt again.
+pub fn answer(text: &str) {
+    show(format!("{text}{PROMPT}").as_bytes());
 }
 
 /// Says a line of Hostel's own on standard error.

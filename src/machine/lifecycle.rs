@@ -256,17 +256,11 @@ impl Control<'_> {
             Command::PowerDown => lock(&self.machine.acpi).press_power_button(),
             Command::SysRq(key) => self.console.send_break(key, &self.machine.serial),
             Command::Nmi => self.cpus.inject_nmi(),
-            Command::Regs => {
-                for (vcpu, state) in self.cpus.states() {
-                    say(&format!(
-                        "vCPU {vcpu}
-{}",
-                        registers::describe(&state).trim_end()
-                    ));
-                }
-            }
-            Command::Help => {}
+            Command::Regs | Command::Help => {}
         }
+        let states = if command == Command::Regs { self.cpus.states() } else { Vec::new() };
+        let described = states.iter().map(|(vcpu, state)| format!("vCPU {vcpu}\n{}", registers::describe(state)));
+        console::answer(&described.collect::<String>());
         None
     }
 
