@@ -67,6 +67,8 @@ fn main() {
     }
     let out = PathBuf::from(env::var_os("OUT_DIR").expect("cargo sets OUT_DIR"));
 
+    link_unwinder_statically();
+
     let library = out.join("libguest.rlib");
     let mut compile = rustc(Path::new("guest/lib/lib.rs"), &library);
     compile.args(["--crate-name", "guest", "--crate-type", "rlib"]);
@@ -79,6 +81,19 @@ fn main() {
         }
         scope.spawn(|| build_initramfs(&out));
     });
+}
+
+/// Puts the unwinder, which the standard library names and a build that aborts on panic never calls, into Hostel itself: to
+/// find and map `libgcc_s.so` takes longer than to parse the command line. Without the static library all stays as it is.
+fn link_unwinder_statically() {
+    let Ok(output) = Command::new("cc").arg("-print-file-name=libgcc_eh.a").output() else { return };
+    let answer = String::from_utf8_lossy(&output.stdout).into_owned();
+    let library = Path::new(answer.trim());
+    // The compiler answers with the bare name when it has no such file.
+    if let Some(directory) = library.parent().filter(|_| library.is_absolute()) {
+        println!("cargo:rustc-link-search=native={}", directory.display());
+        println!("cargo:rustc-link-lib=static:-bundle=gcc_eh");
+    }
 }
 
 /// The compiler as every guest needs it, from `source` to the file `output`.

@@ -9,11 +9,13 @@ use hostel::doctor::examine::examine;
 use hostel::machine::outcome::{HOST_ERROR, Outcome};
 use hostel::machine::phases::now_us;
 use hostel::machine::{build, run};
+use hostel::memory::heap;
 use std::io::{ErrorKind, IsTerminal, Write, stdout};
 use std::process::exit;
 
 fn main() {
     let process_start = now_us();
+    heap::share_between_threads();
     terminal::restore_on_crash();
     let status = match Cli::from_arguments().verb {
         Verb::Run(config) if config.dry_run => dry_run(&config),

@@ -61,7 +61,7 @@ impl Cpus {
     /// Ends the run of all and waits for their threads.
     pub fn stop(self) {
         self.handles.iter().for_each(VcpuHandle::stop);
-        self.handles.into_iter().for_each(VcpuHandle::join);
+        self.handles.into_iter().for_each(VcpuHandle::wait);
     }
 
     /// Sends a non-maskable interrupt to all.

@@ -82,8 +82,8 @@ impl VcpuThread {
                     run_loop(cpu, &mut *self.handler, observer, &mut orders)
                 }
             };
-            (self.ended)(result, cpu);
             orders.end();
+            (self.ended)(result, cpu);
         })?;
         Ok(VcpuHandle { thread, shared })
     }
@@ -103,8 +103,14 @@ impl VcpuHandle {
 
     /// Ends the vCPU's run with [`StopReason::Told`].
     pub fn stop(&self) {
-        self.order(|orders| orders.wanted = Wanted::Stopped);
-        kick::kick(&self.thread);
+        let mut ended = false;
+        self.order(|orders| {
+            orders.wanted = Wanted::Stopped;
+            ended = orders.ended;
+        });
+        if !ended {
+            kick::kick(&self.thread);
+        }
     }
 
     /// Has `task` done on the vCPU's thread, running or paused, at the next instruction boundary. A vCPU that ended its
@@ -118,10 +124,13 @@ impl VcpuHandle {
         kick::kick(&self.thread);
     }
 
-    /// Waits for the end of the thread. Only after [`VcpuHandle::stop`] or the vCPU's own end.
-    pub fn join(self) {
-        // A panic on a vCPU thread has already ended the process.
-        let _ = self.thread.join();
+    /// Waits for the end of the vCPU's run. Only after [`VcpuHandle::stop`] or the vCPU's own end. The thread goes away by
+    /// itself: it touches no device any more, and a process that ends need not wait for it.
+    pub fn wait(self) {
+        let mut orders = lock(&self.shared);
+        while !orders.ended {
+            orders = self.shared.changed.wait(orders).expect("a panic ends the process");
+        }
     }
 
     fn order(&self, change: impl FnOnce(&mut Orders)) {
@@ -146,6 +155,7 @@ impl OrderControl {
         let mut orders = lock(&self.0);
         orders.ended = true;
         orders.tasks.clear();
+        self.0.changed.notify_all();
     }
 }
 
@@ -213,7 +223,7 @@ mod tests {
         handle.resume();
         assert_eq!(ends.recv(), Ok(StopReason::TripleFault));
         handle.send(Box::new(|_| panic!("the vCPU is gone")));
-        handle.join();
+        handle.wait();
     }
 
     #[test]
@@ -221,6 +231,6 @@ mod tests {
         let (handle, ends) = spawn(vec![]);
         handle.stop();
         assert_eq!(ends.recv(), Ok(StopReason::Told));
-        handle.join();
+        handle.wait();
     }
 }
