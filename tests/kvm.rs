@@ -222,5 +222,5 @@ fn a_guest_that_never_exits_does_tasks_and_stops() {
     handle.resume();
     handle.stop();
     assert_eq!(ended.recv(), Ok(StopReason::Told));
-    handle.join();
+    handle.wait();
 }

@@ -58,7 +58,7 @@ impl Cpus {
         self.handles.iter().for_each(VcpuHandle::pause);
     }
 
-    /// Ends the run of all and waits for their threads.
+    /// Ends the run of all and waits until no vCPU runs.
     pub fn stop(self) {
         self.handles.iter().for_each(VcpuHandle::stop);
         self.handles.into_iter().for_each(VcpuHandle::wait);
