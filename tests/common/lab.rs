@@ -71,8 +71,9 @@ fn attempts(kernel: &Path, directory: &Path, job: Job) -> Result<i32> {
 /// Runs QEMU to its end. A terminal is handed through; without one the standard input stays here.
 fn machine(kernel: &Path, initramfs: &Path, log: &Path, deadline: Duration) -> Result<Option<i32>> {
     let terminal = std::io::stdin().is_terminal() && std::io::stdout().is_terminal();
-    // panic=-1 and -no-reboot: a panic ends the machine at once.
-    let words = "console=ttyS0 quiet panic=-1";
+    // panic=-1 and -no-reboot: a panic ends the machine at once. Without huge pages, for the emulated nested paging goes on
+    // using the small pages that a huge one replaced: a guest's writes are lost, and Linux deadlocks on its own locks.
+    let words = "console=ttyS0 quiet panic=-1 transparent_hugepage=never";
     let command_line = if terminal { format!("{words} hostel_lab.terminal") } else { words.to_owned() };
     File::create(log)?;
     let status = Command::new("timeout")
