@@ -53,8 +53,9 @@ pub fn load_64(image: &Image, placement: &mut Placement) -> Result<CpuState, Pro
 /// The room is taken.
 pub fn long_mode(placement: &mut Placement, entry: u64) -> Result<CpuState, Problem> {
     placement.write("boot GDT", BOOT_GDT, CpuState::boot_gdt(true).map(u64::to_le_bytes).as_flattened())?;
-    let tables: Vec<u8> = identity_map(BOOT_PML4).as_flattened().iter().flat_map(|entry| entry.to_le_bytes()).collect();
-    placement.write("identity map", BOOT_PML4, &tables)?;
+    let tables = identity_map(BOOT_PML4);
+    let tables: Vec<_> = tables.as_flattened().iter().map(|entry| entry.to_le_bytes()).collect();
+    placement.write("identity map", BOOT_PML4, tables.as_flattened())?;
     placement.claim("boot stack", BOOT_STACK_LOW, BOOT_STACK - BOOT_STACK_LOW)?;
     Ok(CpuState::long_mode(entry))
 }
