@@ -31,15 +31,23 @@ fn main() -> Result<ExitCode> {
         println!("skipped: /dev/kvm: {error}");
         return Ok(ExitCode::SUCCESS);
     }
-    let static_build = programs::static_build()?.display().to_string();
+    let builds = Builds { statically: programs::static_build()?, default: programs::default_build()? };
     let mut bounds = Bounds::default();
-    spawn_to_exit(&static_build, &mut bounds)?;
-    phases(&static_build, &mut bounds)?;
-    memory(&static_build, &mut bounds)?;
+    spawn_to_exit(&builds, &mut bounds)?;
+    phases(&builds, &mut bounds)?;
+    memory(&builds, &mut bounds)?;
     println!("\nSize of the program");
-    let bytes = std::fs::metadata(programs::DEFAULT_BUILD)?.len();
+    let bytes = std::fs::metadata(&builds.default)?.len();
     bounds.at_most("release build, stripped", bytes as f64 / f64::from(1 << 20), 5.0, " MiB");
     Ok(bounds.finish())
+}
+
+/// Hostel's program files.
+struct Builds {
+    /// With the C library inside.
+    statically: String,
+    /// As `cargo build --release` makes it.
+    default: String,
 }
 
 /// A run of Hostel on `guest` with the machine that all programs here have.
@@ -48,13 +56,14 @@ fn hostel(name: &str, program: &str, guest: &str) -> Program {
 }
 
 /// `hello` from spawn to exit: Hostel, the floor, the peers.
-fn spawn_to_exit(static_build: &str, bounds: &mut Bounds) -> Result<()> {
-    let [without, split] = programs::floors()?;
+fn spawn_to_exit(builds: &Builds, bounds: &mut Bounds) -> Result<()> {
+    let [without, split, own_cpuid] = programs::floors()?;
     let mut all = vec![
         without,
         split,
-        hostel("hostel, static build", static_build, "hello"),
-        hostel("hostel, default build", programs::DEFAULT_BUILD, "hello"),
+        own_cpuid,
+        hostel("hostel, static build", &builds.statically, "hello"),
+        hostel("hostel, default build", &builds.default, "hello"),
     ];
     let alioth = programs::alioth(programs::HELLO);
     let _terminal = match alioth {
@@ -71,15 +80,15 @@ fn spawn_to_exit(static_build: &str, bounds: &mut Bounds) -> Result<()> {
         row(&program.name, times, floor);
     }
     let ratio = |times: &Times| times.min() / floor.min();
-    bounds.at_most("static build to the floor", ratio(&times[2]), 1.25, "");
-    bounds.at_most("default build to the floor", ratio(&times[3]), 1.4, "");
-    if let Some(alioth) = times.get(4) {
-        bounds.at_most("default build to alioth", times[3].min() / alioth.min(), 1.0, "");
+    bounds.at_most("static build to the floor", ratio(&times[3]), 1.25, "");
+    bounds.at_most("default build to the floor", ratio(&times[4]), 1.4, "");
+    if let Some(alioth) = times.get(5) {
+        bounds.at_most("default build to alioth", times[4].min() / alioth.min(), 1.0, "");
     }
 
     match programs::qemu() {
         Ok(qemu) => {
-            let pair = [hostel("hostel, default build", programs::DEFAULT_BUILD, "hello"), qemu];
+            let pair = [hostel("hostel, default build", &builds.default, "hello"), qemu];
             println!("\nthe same beside QEMU, {QEMU_ROUNDS} rounds");
             let times = paired::run(&pair, QEMU_ROUNDS)?;
             for (program, own) in pair.iter().zip(&times) {
@@ -95,20 +104,21 @@ fn spawn_to_exit(static_build: &str, bounds: &mut Bounds) -> Result<()> {
 }
 
 /// The phases of `hello`, and the time to the first instruction on the Linux-shaped machine.
-fn phases(static_build: &str, bounds: &mut Bounds) -> Result<()> {
-    let mut programs: Vec<_> = programs::floors()?.into_iter().map(|floor| (floor, Stamps::StandardError)).collect();
+fn phases(builds: &Builds, bounds: &mut Bounds) -> Result<()> {
+    let mut programs: Vec<_> =
+        programs::floors()?.into_iter().take(2).map(|floor| (floor, Stamps::StandardError)).collect();
     for (floor, _) in &mut programs {
         floor.variable = Some(("FLOOR_STAMPS", "1"));
     }
     let result = format!("{}/result.json", env!("CARGO_TARGET_TMPDIR"));
     let mut add = |program| programs.push((program, Stamps::ResultFile(result.clone())));
-    add(hostel("hello, static", static_build, "hello"));
-    add(hostel("hello, default", programs::DEFAULT_BUILD, "hello"));
-    add(hostel("ELF, static", static_build, programs::HELLO));
-    add(hostel("ELF, default", programs::DEFAULT_BUILD, programs::HELLO));
+    add(hostel("hello, static", &builds.statically, "hello"));
+    add(hostel("hello, default", &builds.default, "hello"));
+    add(hostel("ELF, static", &builds.statically, programs::HELLO));
+    add(hostel("ELF, default", &builds.default, programs::HELLO));
     match kernel() {
         Some(kernel) => {
-            for (name, program) in [("bzImage, static", static_build), ("bzImage, default", programs::DEFAULT_BUILD)] {
+            for (name, program) in [("bzImage, static", &builds.statically), ("bzImage, default", &builds.default)] {
                 let mut run = hostel(name, program, &kernel.display().to_string());
                 run.words.extend(["--timeout", "100ms"].map(str::to_owned));
                 run.status = DEADLINE_STATUS;
@@ -140,11 +150,11 @@ fn phases(static_build: &str, bounds: &mut Bounds) -> Result<()> {
 }
 
 /// A machine whose guest waits at a prompt.
-fn memory(static_build: &str, bounds: &mut Bounds) -> Result<()> {
+fn memory(builds: &Builds, bounds: &mut Bounds) -> Result<()> {
     println!("\nMemory besides the guest's, in MiB: peak resident, anonymous, private and dirty");
     let mut peak = 0.0;
     for (name, program, limit) in
-        [("hostel, static build", static_build, 3.0), ("hostel, default build", programs::DEFAULT_BUILD, 4.0)]
+        [("hostel, static build", &builds.statically, 3.0), ("hostel, default build", &builds.default, 4.0)]
     {
         let own = memory::of_waiting(&hostel(name, program, "shell"))?;
         println!("  {name:28}{:8.2}{:8.2}{:8.2}", own.peak, own.anonymous, own.private_dirty);

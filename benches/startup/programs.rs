@@ -6,15 +6,13 @@ use rustix::pty::{OpenptFlags, grantpt, openpt, ptsname, unlockpt};
 use std::fs::File;
 use std::os::fd::OwnedFd;
 use std::os::unix::ffi::OsStrExt;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::process::{Command, Stdio};
 
 /// The sample guest, as a file: what Hostel boots by name, the others by path.
 pub const HELLO: &str = concat!(env!("OUT_DIR"), "/hello");
 /// The sample guest that waits for input, as a file.
 pub const SHELL: &str = concat!(env!("OUT_DIR"), "/shell");
-/// The default build: release profile, shared C library.
-pub const DEFAULT_BUILD: &str = env!("CARGO_BIN_EXE_hostel");
 
 /// Where the bench keeps what it builds.
 const BUILT: &str = env!("CARGO_TARGET_TMPDIR");
@@ -24,18 +22,28 @@ const ALIOTH: &str = "0.12.0";
 /// SLP_EN with SLP_TYP 5, which `hello` writes, as the status of isa-debug-exit: `value << 1 | 1`.
 const QEMU_STATUS: i32 = 0x34 << 1 | 1;
 
-/// Builds Hostel with the C library inside.
-pub fn static_build() -> Result<PathBuf> {
-    const TARGET: &str = "x86_64-unknown-linux-gnu";
-    let mut cargo = Command::new(env!("CARGO"));
-    cargo.args(["build", "--release", "--quiet", "--bin", "hostel", "--target", TARGET]);
-    cargo.current_dir(SOURCE).env("CARGO_TARGET_DIR", BUILT).env("RUSTFLAGS", "-C target-feature=+crt-static");
-    succeed(&mut cargo)?;
-    Ok(Path::new(BUILT).join(TARGET).join("release/hostel"))
+/// Builds Hostel as a user does: release profile, shared C library. (What `cargo bench` builds by itself unwinds on a panic.)
+pub fn default_build() -> Result<String> {
+    build(&[], "", "release/hostel")
 }
 
-/// Builds the floor twice: without an irqchip, and with a split one.
-pub fn floors() -> Result<[Program; 2]> {
+/// Builds Hostel with the C library inside.
+pub fn static_build() -> Result<String> {
+    const TARGET: &str = "x86_64-unknown-linux-gnu";
+    build(&["--target", TARGET], "-C target-feature=+crt-static", &format!("{TARGET}/release/hostel"))
+}
+
+fn build(options: &[&str], flags: &str, program: &str) -> Result<String> {
+    let mut cargo = Command::new(env!("CARGO"));
+    cargo.args(["build", "--release", "--quiet", "--bin", "hostel"]).args(options);
+    cargo.current_dir(SOURCE).env("CARGO_TARGET_DIR", BUILT).env("RUSTFLAGS", flags);
+    succeed(&mut cargo)?;
+    Ok(format!("{BUILT}/{program}"))
+}
+
+/// Builds the floor: without an irqchip, with a split one; and that with the CPUID of this one guest, which is not a floor
+/// but shows what asking KVM for it costs.
+pub fn floors() -> Result<[Program; 3]> {
     let build = |name: &str, options: &[&str]| {
         let program = format!("{BUILT}/{}", name.replace(' ', "-"));
         let mut compiler = Command::new("cc");
@@ -43,7 +51,11 @@ pub fn floors() -> Result<[Program; 2]> {
         succeed(compiler.arg(Path::new(SOURCE).join("benches/startup/floor.c")))?;
         anyhow::Ok(Program::new(name, &[&program, HELLO]))
     };
-    Ok([build("floor without irqchip", &[])?, build("floor with split irqchip", &["-DSPLIT_IRQCHIP"])?])
+    Ok([
+        build("floor without irqchip", &[])?,
+        build("floor with split irqchip", &["-DSPLIT_IRQCHIP"])?,
+        build("the same with its own CPUID", &["-DSPLIT_IRQCHIP", "-DOWN_CPUID"])?,
+    ])
 }
 
 /// alioth, from crates.io, with this guest file. It refuses to start without a terminal, so it gets one: the other end is
