@@ -150,6 +150,61 @@ fn every_file_says_what_it_is() {
     assert_none("files with work left over", marked.map(|source| source.path.clone()).collect());
 }
 
+/// What a header names behind "Source:" or "Sources:", up to the end of the paragraph, one citation a piece.
+fn citations(text: &str) -> Vec<String> {
+    let header = text.lines().take_while(|line| line.starts_with("//!"));
+    let header: Vec<_> = header.map(|line| line.trim_start_matches("//!").trim()).collect();
+    let paragraphs = header.split(|line| line.is_empty()).map(|lines| lines.join(" "));
+    let cited = paragraphs.filter_map(|paragraph| {
+        let (_, cited) = paragraph.split_once("Source: ").or_else(|| paragraph.split_once("Sources: "))?;
+        let mut depth = 0; // of parentheses: a semicolon inside them separates nothing
+        let separates = |c| {
+            depth += i32::from(c == '(') - i32::from(c == ')');
+            c == ';' && depth == 0
+        };
+        Some(cited.split(separates).map(|citation| citation.trim().to_owned()).collect::<Vec<_>>())
+    });
+    cited.flatten().collect()
+}
+
+/// Whether a citation names a manual page, such as poll(2).
+fn is_manual_page(citation: &str) -> bool {
+    (1..=8).any(|section| citation.contains(&format!("({section})")))
+}
+
+#[test]
+fn every_source_is_listed() {
+    let root = Path::new(env!("CARGO_MANIFEST_DIR"));
+    let page = fs::read_to_string(root.join("docs/sources.md")).unwrap();
+    let rows = page.lines().filter_map(|line| line.strip_prefix("| `")?.split(" | ").next());
+    let listed: Vec<_> = rows.flat_map(|cell| cell.trim_end_matches('`').split("`, `")).collect();
+    let mut paths = vec![root.join("build.rs")];
+    for folder in ["src", "guest", "examples", "benches"] {
+        files_below(&root.join(folder), &mut paths);
+    }
+    let texts: Vec<_> = paths.iter().map(|path| (path.display(), fs::read_to_string(path).unwrap())).collect();
+    let mut complaints = Vec::new();
+    for (path, text) in &texts {
+        for citation in citations(text) {
+            if !is_manual_page(&citation) && !listed.iter().any(|name| citation.contains(name)) {
+                complaints.push(format!("{path} cites {citation}"));
+            }
+            let words = citation.split([' ', '`', ',', ')', '/', '(']).map(|word| word.trim_end_matches(['.', ':']));
+            let is_file =
+                |word: &&str| [".rst", ".txt", ".pandoc", ".h", ".c", ".md"].iter().any(|end| word.ends_with(end));
+            complaints.extend(
+                words.filter(is_file).filter(|word| !page.contains(word)).map(|word| format!("{path} cites {word}")),
+            );
+        }
+    }
+    assert_none("sources that docs/sources.md does not list", complaints);
+    let unused = listed
+        .iter()
+        .filter(|name| !name.starts_with("(2)"))
+        .filter(|name| !texts.iter().any(|(_, text)| text.contains(**name)));
+    assert_none("docs/sources.md lists what nothing cites", unused.map(|name| name.to_string()).collect());
+}
+
 #[test]
 fn a_mod_file_holds_docs_and_mod_lines_only() {
     let allowed = |line: &str| {

@@ -3,7 +3,7 @@
 //! PVH enters in the middle, in 32-bit protected mode, so the guest first goes back to where a processor begins. It is
 //! linked below 64 KiB, for real mode reaches no further with segment 0. Ends by isa-debug-exit with the value 16, so that
 //! the exit status is 33; with 1 (status 3) when a step has not led where it should.
-//! Sources: Intel SDM vol. 3A §9.9.2 (back to real mode), §9.9.1 (to protected mode), §10.8.5 (to IA-32e mode), §4.5
+//! Sources: Intel SDM vol. 3A §10.9.2 (back to real mode), §10.9.1 (to protected mode), §10.8.5 (to IA-32e mode), §4.5
 //! (4-level paging); Xen pvh.pandoc.
 
 #![no_std]

@@ -1,6 +1,6 @@
 //! Instructions that Rust has no word for.
 //!
-//! Source: Intel SDM vol. 2 (each instruction), vol. 3A §2.5 (control registers), §7.8.1 (STI and the instruction after it).
+//! Source: Intel SDM vol. 2 (each instruction), vol. 3A §2.5 (control registers), §6.8.1 (STI and the instruction after it).
 
 use core::arch::asm;
 

@@ -1,6 +1,6 @@
 //! A spin lock: mutual exclusion for processors that share memory.
 //!
-//! Source: Intel SDM vol. 3A §8.1.2 (a locked exchange is atomic), vol. 2 PAUSE.
+//! Source: Intel SDM vol. 3A §9.1.2 (a locked exchange is atomic), vol. 2 PAUSE.
 
 use core::hint::spin_loop;
 use core::sync::atomic::{AtomicBool, Ordering};

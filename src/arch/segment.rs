@@ -1,6 +1,6 @@
 //! Segment registers and their descriptors.
 //!
-//! Source: Intel SDM vol. 3A §3.4.5 (descriptor format), §3.4.5.1 (types), §7.2.3 (64-bit TSS).
+//! Source: Intel SDM vol. 3A §3.4.5 (descriptor format), §3.4.5.1 (types), §8.2.3 (64-bit TSS).
 
 /// A segment register with its hidden part.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]

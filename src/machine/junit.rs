@@ -1,6 +1,6 @@
 //! `--report junit:FILE`: one case for each expectation, one for each reject, one for the run itself.
 //!
-//! Source: the JUnit XML form as Jenkins and GitLab read it; quick-junit writes it.
+//! Source: the JUnit XML form as Jenkins and GitLab read it (quick-junit writes it).
 
 use super::outcome::Outcome;
 use super::report::{Ending, Run};

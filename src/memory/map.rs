@@ -1,6 +1,6 @@
 //! Where RAM lies: ranges around the hole below 4 GiB, and the map that the guest is told. Pure.
 //!
-//! Sources: ACPI 6.5 §15 (address range types); Linux boot.rst; design of the layout in [`crate::arch::layout`].
+//! The addresses are [`crate::arch::layout`]'s. Source: ACPI 6.5 §15 (address range types).
 
 use crate::arch::layout::{ACPI_END, ACPI_TABLES, HIGH_RAM, HOLE_END, HOLE_START, LOW_RAM_END, MIN_RAM, PAGE_SIZE};
 

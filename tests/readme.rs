@@ -1,0 +1,251 @@
+//! The documents do what they say: each command in them is run and what it prints compared, each link leads somewhere, and
+//! tables that repeat the code are held against it.
+//!
+//! A fenced block of `sh` is a script, which must succeed. A block of `console` is a session: behind `$ ` stands a command,
+//! behind the prompt of the sample kernel what is typed into it, and the rest is what the terminal shows. There `...` stands
+//! for any text, and alone on a line for any lines. A status other than 0 is asked for by `$ echo $?`. The blocks of one
+//! document share a directory. A block marked `lab` runs in the lab only; one marked `no-test: REASON` does not run.
+//!
+//! Needs KVM.
+
+#[allow(dead_code, reason = "each test program uses its part")]
+mod common;
+
+use common::kvm;
+use hostel::arch::irqchip::Irqchip;
+use hostel::machine::devices;
+use std::env;
+use std::fs::{self, File};
+use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
+
+/// The documents, by their paths in the repository; in the lab there is no repository.
+const DOCUMENTS: &[(&str, &str)] = &[
+    ("README.md", include_str!("../README.md")),
+    ("CONTRIBUTING.md", include_str!("../CONTRIBUTING.md")),
+    ("ARCHITECTURE.md", include_str!("../ARCHITECTURE.md")),
+    ("docs/reading-guide.md", include_str!("../docs/reading-guide.md")),
+    ("docs/sources.md", include_str!("../docs/sources.md")),
+    ("guest/README.md", include_str!("../guest/README.md")),
+];
+
+/// What the documents call the program: its path, and the command that builds it before it runs.
+const BUILD_AND_RUN: &str = "cargo run --release -- ";
+/// What the documents call a distribution's kernel.
+const KERNEL: &str = "/boot/vmlinuz";
+/// The sample kernel's prompt.
+const PROMPT: &str = "> ";
+/// Any text, or any lines.
+const ANYTHING: &str = "...";
+
+/// A fenced block.
+struct Block {
+    document: &'static str,
+    line: usize,
+    language: &'static str,
+    mark: &'static str,
+    lines: Vec<&'static str>,
+}
+
+fn blocks() -> Vec<Block> {
+    let mut blocks: Vec<Block> = Vec::new();
+    for (document, text) in DOCUMENTS {
+        let mut open = false;
+        for (index, line) in text.lines().enumerate() {
+            match line.strip_prefix("```") {
+                Some(_) if open => open = false,
+                Some(info) => {
+                    let (language, mark) = info.split_once(' ').unwrap_or((info, ""));
+                    blocks.push(Block { document, line: index + 1, language, mark, lines: Vec::new() });
+                    open = true;
+                }
+                None if open => blocks.last_mut().expect("a block is open").lines.push(line),
+                None => {}
+            }
+        }
+        assert!(!open, "{document}: a block has no end");
+    }
+    blocks
+}
+
+/// A command, what is typed into it, and what a terminal shows then.
+#[derive(Default)]
+struct Step {
+    command: String,
+    input: String,
+    shown: Vec<&'static str>,
+}
+
+impl Block {
+    fn steps(&self) -> Vec<Step> {
+        match self.language {
+            "sh" => vec![Step {
+                command: format!("set -e\n{}", self.lines.join("\n")),
+                shown: vec![ANYTHING],
+                ..Step::default()
+            }],
+            "console" => self.session(),
+            _ => Vec::new(),
+        }
+    }
+
+    fn session(&self) -> Vec<Step> {
+        let mut steps: Vec<Step> = Vec::new();
+        for line in &self.lines {
+            if let Some(command) = line.strip_prefix("$ ") {
+                steps.push(Step { command: command.to_owned(), ..Step::default() });
+                continue;
+            }
+            let step = steps.last_mut().unwrap_or_else(|| panic!("{}: no command before {line}", self.place()));
+            if let Some(typed) = line.strip_prefix(PROMPT) {
+                step.input += &format!("{typed}\n");
+            }
+            step.shown.push(line);
+        }
+        steps
+    }
+
+    fn place(&self) -> String {
+        format!("{}:{}", self.document, self.line)
+    }
+
+    /// Runs the block's commands in `directory` and compares.
+    fn run(&self, directory: &Path) {
+        let steps = self.steps();
+        let mut status = 0;
+        for (index, step) in steps.iter().enumerate() {
+            let place = format!("{}: {}", self.place(), step.command);
+            let (output, ended) = shell(step, status, directory);
+            assert!(shows(&step.shown, &output), "{place}\nshows, with status {ended}:\n{}", output.join("\n"));
+            let asked = steps.get(index + 1).is_some_and(|next| next.command == "echo $?");
+            assert!(ended == 0 || asked, "{place}\nended with {ended}:\n{}", output.join("\n"));
+            status = ended;
+        }
+    }
+}
+
+/// The lines that a terminal shows of `step`, and its status. `before` is the status of the command before it.
+fn shell(step: &Step, before: i32, directory: &Path) -> (Vec<String>, i32) {
+    let program = Path::new(env!("CARGO_BIN_EXE_hostel"));
+    let programs = program.parent().expect("a program lies in a directory").display();
+    let kernel = env::var("HOSTEL_LAB_KERNEL").unwrap_or(KERNEL.into());
+    let command = step.command.replace(BUILD_AND_RUN, "hostel ").replace(KERNEL, &kernel);
+    fs::write(directory.join(".typed"), &step.input).expect("the directory takes a file");
+    let input = File::open(directory.join(".typed")).expect("and gives it back");
+    let output = File::create(directory.join(".shown")).expect("the directory takes another");
+    let status = Command::new("sh")
+        .args(["-c", &format!("(exit {before})\n{command}")])
+        .current_dir(directory)
+        .env("PATH", format!("{programs}:{}", env::var("PATH").expect("there is a PATH")))
+        .env("XDG_CACHE_HOME", directory)
+        .stdin(input)
+        .stderr(Stdio::from(output.try_clone().expect("descriptors are not that few")))
+        .stdout(output)
+        .status()
+        .expect("sh can be started");
+    let shown = fs::read(directory.join(".shown")).expect("the file is there");
+    let shown = String::from_utf8_lossy(&shown).into_owned();
+    let lines = shown.lines().map(|line| line.trim_end().replace('\r', "")).collect();
+    (lines, status.code().expect("no signal ends the shell"))
+}
+
+/// Whether `actual` is what the document shows.
+fn shows(document: &[&str], actual: &[String]) -> bool {
+    match document {
+        [] => actual.is_empty(),
+        [line, rest @ ..] if *line == ANYTHING => (0..=actual.len()).any(|skipped| shows(rest, &actual[skipped..])),
+        [line, rest @ ..] => {
+            actual.split_first().is_some_and(|(first, others)| matches(line, first) && shows(rest, others))
+        }
+    }
+}
+
+/// Whether `actual` is the line `document`, in which dots stand for any text.
+fn matches(document: &str, actual: &str) -> bool {
+    match document.split_once(ANYTHING) {
+        None => document.trim_end() == actual,
+        Some((start, rest)) => {
+            let Some(actual) = actual.strip_prefix(start) else { return false };
+            let ends = actual.char_indices().map(|(at, _)| at).chain([actual.len()]);
+            ends.into_iter().any(|at| matches(rest, &actual[at..]))
+        }
+    }
+}
+
+#[test]
+fn dots_stand_for_any_text() {
+    let lines = |text: &str| text.lines().map(str::to_owned).collect::<Vec<_>>();
+    assert!(shows(&["a", "...", "d ... f"], &lines("a\nb\nc\nd e f")));
+    assert!(shows(&["a", "..."], &lines("a")));
+    assert!(!shows(&["a", "...", "d ... f"], &lines("a\nb\nc\nd e")));
+    assert!(!shows(&["a"], &lines("a\nb")));
+    assert!(!shows(&["a", "b"], &lines("a")));
+}
+
+#[test]
+fn every_command_does_what_the_document_shows() {
+    if !kvm::available() {
+        return;
+    }
+    let in_lab = env::var_os("HOSTEL_LAB_KERNEL").is_some();
+    for (document, _) in DOCUMENTS {
+        let scratch = Scratch::new(document);
+        for block in blocks().iter().filter(|block| block.document == *document) {
+            let place = block.place();
+            match block.mark {
+                "" if in_lab => {} // the machine around the lab runs it, with a compiler at hand
+                "" => block.run(&scratch.0),
+                "lab" if in_lab || kvm::lab_kernel().is_some() => block.run(&scratch.0),
+                "lab" => {}
+                mark => assert!(mark.starts_with("no-test: "), "{place}: what is {mark:?}?"),
+            }
+        }
+    }
+}
+
+#[test]
+fn every_link_leads_to_a_file() {
+    let root = Path::new(env!("CARGO_MANIFEST_DIR"));
+    if !root.exists() {
+        return; // the lab has no repository
+    }
+    for (document, text) in DOCUMENTS {
+        let folder = root.join(document).parent().expect("a document lies in a folder").to_path_buf();
+        let targets = text.split("](").skip(1).filter_map(|rest| rest.split(')').next());
+        for target in targets.filter(|target| !target.starts_with("http")) {
+            assert!(folder.join(target).exists(), "{document} links to {target}");
+        }
+    }
+}
+
+#[test]
+fn every_device_has_its_row() {
+    let (_, readme) = DOCUMENTS[0];
+    for node in devices::nodes(Irqchip::Split) {
+        let row = readme.lines().find(|line| line.starts_with(&format!("| `{}` |", node.name)));
+        let row = row.unwrap_or_else(|| panic!("README.md has no row for {}", node.name));
+        let cells: Vec<_> = row.split('|').map(str::trim).collect();
+        let first = node.ports.map_or(node.mmio.map_or(0, |(base, _)| base), |(first, _)| first.into());
+        assert!(cells[2].contains(&format!("{first:#x}")), "{row}");
+        assert_eq!(cells[3], node.irq.map_or(String::new(), |irq| irq.to_string()), "{row}");
+    }
+}
+
+/// A directory of its own, gone at the end.
+struct Scratch(PathBuf);
+
+impl Scratch {
+    fn new(document: &str) -> Scratch {
+        let name = format!("hostel-readme-{}-{}", document.replace('/', "-"), std::process::id());
+        let directory = env::temp_dir().join(name);
+        fs::create_dir_all(&directory).expect("the directory for temporary files takes one more");
+        Scratch(directory)
+    }
+}
+
+impl Drop for Scratch {
+    fn drop(&mut self) {
+        // A directory that stays is no failure of a document.
+        let _ = fs::remove_dir_all(&self.0);
+    }
+}
