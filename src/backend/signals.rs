@@ -25,13 +25,15 @@ pub struct Signals {
 }
 
 impl Signals {
-    /// Catches the signals from now on; `waker` wakes whoever calls [`Signals::came`]. Once a process.
+    /// Catches the signals from now on; `waker` wakes whoever calls [`Signals::came`]. Once a process. One that was
+    /// ignored before (nohup, a shell's background job) stays ignored.
     ///
     /// # Errors
     /// The host refuses a handler.
     pub fn catch(waker: Waker) -> io::Result<Signals> {
         WAKE.store(waker.fd().as_raw_fd(), Ordering::SeqCst);
-        for signal in ENDING.into_iter().chain([libc::SIGCONT]) {
+        let wanted = ENDING.into_iter().filter(|signal| !is_ignored(*signal));
+        for signal in wanted.chain([libc::SIGCONT]) {
             let refused = |error: vmm_sys_util::errno::Error| io::Error::from_raw_os_error(error.errno());
             register_signal_handler(signal, on_signal).map_err(refused)?;
         }
@@ -52,6 +54,14 @@ impl Signals {
 impl Drop for Signals {
     fn drop(&mut self) {
         WAKE.store(-1, Ordering::SeqCst);
+    }
+}
+
+fn is_ignored(signal: libc::c_int) -> bool {
+    // SAFETY: sigaction is plain data for which all zeroes are valid; it lives across the call, which only fills it in.
+    unsafe {
+        let mut present: libc::sigaction = std::mem::zeroed();
+        libc::sigaction(signal, std::ptr::null(), &mut present) == 0 && present.sa_sigaction == libc::SIG_IGN
     }
 }
 
