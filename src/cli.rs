@@ -1,6 +1,7 @@
 //! The command line: verbs and where they lead. Options of `run` are fields of [`RunConfig`].
 
-use crate::config::{RunConfig, ScriptStep};
+use crate::config::{IrqchipChoice, RunConfig, ScriptStep};
+use crate::machine::console;
 use clap::error::ErrorKind;
 use clap::{ArgMatches, CommandFactory, FromArgMatches, Parser, Subcommand};
 use clap_complete::Shell;
@@ -86,6 +87,10 @@ fn check(config: &RunConfig) -> Result<(), clap::Error> {
     if config.ends.wait_exit && config.console.expect.is_empty() {
         return wrong("--wait-exit changes what the last --expect does: there is none");
     }
+    if config.machine.irqchip == Some(IrqchipChoice::None) && config.machine.cpus > Some(1) {
+        return wrong("--irqchip none leaves one vCPU: nothing could start the others");
+    }
+    console::watcher(config, false).map_err(|error| Cli::command().error(ErrorKind::ValueValidation, error))?;
     Ok(())
 }
 

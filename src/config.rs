@@ -232,6 +232,7 @@ pub enum ReportChoice {
 
 fn parse_ram(text: &str) -> Result<MemoryMap, String> {
     let (number, unit) = split_unit(text);
+    let number: u64 = number.parse().map_err(|_| "not a number with a unit, such as 512M or 5G".to_string())?;
     let factor = match unit.to_ascii_uppercase().trim_end_matches('B').trim_end_matches('I') {
         "K" => 1 << 10,
         "" | "M" => MIB,
@@ -239,13 +240,13 @@ fn parse_ram(text: &str) -> Result<MemoryMap, String> {
         "T" => GIB << 10,
         _ => return Err(format!("unknown unit {unit:?}: use K, M, G or T")),
     };
-    let number: u64 = number.parse().map_err(|_| "not a number with a unit, such as 512M or 5G".to_string())?;
     let size = number.checked_mul(factor).ok_or("more than any machine can address")?;
     MemoryMap::new(size).map_err(|error| error.to_string())
 }
 
 fn parse_duration(text: &str) -> Result<Duration, String> {
     let (number, unit) = split_unit(text);
+    let number: f64 = number.parse().map_err(|_| "not a duration such as 500ms, 30s or 2m".to_string())?;
     let factor = match unit {
         "ms" => 0.001,
         "" | "s" => 1.0,
@@ -253,7 +254,6 @@ fn parse_duration(text: &str) -> Result<Duration, String> {
         "h" => 3600.0,
         _ => return Err(format!("unknown unit {unit:?}: use ms, s, m or h")),
     };
-    let number: f64 = number.parse().map_err(|_| "not a duration such as 500ms, 30s or 2m".to_string())?;
     match Duration::try_from_secs_f64(number * factor) {
         Ok(duration) if duration.is_zero() => Err("a deadline of 0 has passed before the start".into()),
         Ok(duration) => Ok(duration),

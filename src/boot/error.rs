@@ -22,6 +22,8 @@ pub struct BootError {
 pub enum Problem {
     #[error("cannot open it: {0}")]
     Open(io::Error),
+    #[error("neither a file nor a sample guest; `hostel guests` lists those")]
+    NoSuchGuest,
     #[error("only root may read it. Make a readable copy: sudo install -m 0644 {path} {copy}")]
     Unreadable { path: String, copy: String },
     #[error("not a file but {0}")]
@@ -44,7 +46,9 @@ pub enum Problem {
     MultibootFlags(u32),
     #[error("its entry point {entry:#x} lies in none of its segments")]
     EntryOutside { entry: u64 },
-    #[error("{what} needs {size} bytes at {start:#x}, which is not free guest RAM (RAM ends at {low_end:#x})")]
+    #[error(
+        "{what} needs {size} bytes at {start:#x}, which is not free guest RAM (RAM ends at {low_end:#x}; --mem gives more)"
+    )]
     NotRam { what: String, start: u64, size: u64, low_end: u64 },
     #[error("{what} ({}) overlaps {other} ({})", show(.range), show(.other_range))]
     Overlap { what: String, range: GuestRange, other: String, other_range: GuestRange },

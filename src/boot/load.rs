@@ -63,6 +63,9 @@ pub fn load(kernel: &Kernel, request: &BootRequest, ram: &GuestRam, map: &Memory
         let state = load_flat16(kernel, request, &mut placement).map_err(of_kernel)?;
         return Ok(Loaded { state, segments: placement.into_segments() });
     }
+    if request.load_address.is_some() {
+        return Err(of_kernel(Problem::NoPlaceFor { format: kernel.format(), what: "--load-address" }));
+    }
     let state = load_kernel(kernel, request.pages, &mut placement).map_err(of_kernel)?;
     let cmdline = write_cmdline(kernel.headers(), request.cmdline, &mut placement).map_err(of_kernel)?;
     let address_max = initrd_address_max(kernel.headers());

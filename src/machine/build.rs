@@ -10,7 +10,7 @@ use crate::arch::layout::ACPI_TABLES;
 use crate::backend::kernel_cache::{KernelCache, StoreJob};
 use crate::boot::acpi::{self, AcpiTable};
 use crate::boot::cmdline::Words;
-use crate::boot::error::BootError;
+use crate::boot::error::{BootError, Problem};
 use crate::boot::format::ImageFormat;
 use crate::boot::image::Image;
 use crate::boot::initramfs::INITRAMFS;
@@ -108,6 +108,7 @@ pub fn prepare(config: &RunConfig) -> Result<Blueprint, BuildError> {
     let sample = sample(config.image.as_deref());
     let image = match (sample, &config.image) {
         (Some(sample), _) => Image::from_bytes(sample.name, sample.image),
+        (None, Some(path)) if is_bare_name(path) && !path.exists() => return Err(no_such_guest(path).into()),
         (None, Some(path)) => Image::open(path)?,
         (None, None) => unreachable!("the default sample exists"),
     };
@@ -195,6 +196,15 @@ impl Blueprint {
         };
         Ok(Machine { vm, vcpus, io: Arc::new(io), serial, acpi })
     }
+}
+
+/// Whether it could be meant as the name of a sample guest.
+fn is_bare_name(path: &Path) -> bool {
+    path.components().count() == 1 && !path.is_absolute()
+}
+
+fn no_such_guest(name: &Path) -> BootError {
+    Problem::NoSuchGuest.of(&name.display().to_string())
 }
 
 /// The sample guest that an image names; a file of that name is reached as `./NAME`.

@@ -46,16 +46,17 @@ pub enum MapError {
     /// Below 1 MiB.
     #[error("{0} bytes of RAM: a machine needs at least 1 MiB")]
     TooSmall(u64),
-    /// Beyond what the address space or the host can hold.
-    #[error("{0} bytes of RAM: more than {max} GiB cannot be addressed", max = RAM_MAX >> 30)]
+    /// Beyond [`RAM_MAX`].
+    #[error("{0} bytes of RAM: a machine has at most {max} GiB", max = RAM_MAX >> 30)]
     TooLarge(u64),
     /// Not whole pages.
     #[error("{0} bytes of RAM: not a multiple of the page size 4096")]
     Unaligned(u64),
 }
 
-/// Most RAM, in bytes: 46 bits of physical address are what every x86-64 server back end maps.
-const RAM_MAX: u64 = 1 << 45;
+/// Most RAM, in bytes. KVM keeps up to ten bytes for each page of a slot, used or not (Linux kvm_page_track.c,
+/// `kvm_rmap_head`): 2.5 GiB of the host's memory at this size.
+const RAM_MAX: u64 = 1 << 40;
 
 impl MemoryMap {
     /// Lays `size` bytes of RAM out: from 0 to the hole, the rest from 4 GiB on.
