@@ -33,19 +33,31 @@ impl Finished {
     }
 }
 
+/// The program under test.
+pub const PROGRAM: &str = env!("CARGO_BIN_EXE_hostel");
+
 /// Runs `hostel` with these arguments, `input` on its standard input, which is closed then.
 ///
 /// # Panics
 /// When the run takes longer than any that is right.
 pub fn hostel(arguments: &[&str], input: &str) -> Finished {
+    let mut command = Command::new(PROGRAM);
+    command.args(arguments);
+    finish(command, input)
+}
+
+/// Runs `command`, `input` on its standard input, which is closed then.
+///
+/// # Panics
+/// When the run takes longer than any that is right.
+pub fn finish(mut command: Command, input: &str) -> Finished {
     let start = Instant::now();
-    let mut child = Command::new(env!("CARGO_BIN_EXE_hostel"))
-        .args(arguments)
+    let mut child = command
         .stdin(Stdio::piped())
         .stdout(Stdio::piped())
         .stderr(Stdio::piped())
         .spawn()
-        .expect("Cargo built the program");
+        .expect("the program can be started");
     let stdout = collect(child.stdout.take().expect("stdout is a pipe"), start);
     let stderr = collect(child.stderr.take().expect("stderr is a pipe"), start);
     let mut stdin = child.stdin.take().expect("stdin is a pipe");
@@ -55,7 +67,7 @@ pub fn hostel(arguments: &[&str], input: &str) -> Finished {
     let output = [stdout, stderr].map(|stream| stream.recv_timeout(DEADLINE.saturating_sub(start.elapsed())));
     let [Ok((stdout, growth)), Ok((stderr, _))] = output else {
         child.kill().expect("a child can be killed");
-        panic!("hostel {arguments:?} did not end within {DEADLINE:?}: {output:?}");
+        panic!("{command:?} did not end within {DEADLINE:?}: {output:?}");
     };
     let status = child.wait().expect("a child can be waited for");
     let status = status.code().or(status.signal().map(|signal| 128 + signal)).expect("it ended in one of two ways");

@@ -7,3 +7,5 @@ pub mod hostel;
 pub mod kvm;
 pub mod lab;
 pub mod lab_image;
+pub mod scratch;
+pub mod session;
