@@ -24,7 +24,7 @@ pub enum Problem {
     Open(io::Error),
     #[error("neither a file nor a sample guest; `hostel guests` lists those")]
     NoSuchGuest,
-    #[error("only root may read it. Make a readable copy: sudo install -m 0644 {path} {copy}")]
+    #[error("this user may not read it. Make a readable copy: sudo install -m 0644 {path} {copy}")]
     Unreadable { path: String, copy: String },
     #[error("not a file but {0}")]
     NotAFile(&'static str),

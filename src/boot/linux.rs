@@ -7,7 +7,7 @@
 
 use super::error::Problem;
 use super::image::{Image, ImageReader};
-use super::payload::Compression;
+use super::payload::{Compression, UNPACKED_MAX};
 use super::placement::Placement;
 use crate::arch::layout::HIGH_RAM;
 use linux_loader::loader::KernelLoader;
@@ -92,10 +92,16 @@ impl LinuxImage {
     /// The file cannot be read, or the payload is broken or larger than the kernel says that it needs.
     pub fn unpack(&self, image: &Image) -> Result<Option<(Compression, Vec<u8>)>, Problem> {
         let start = self.kernel_offset + u64::from(self.header.payload_offset);
-        let payload = image.read(start, self.header.payload_length.into())?;
-        let Some(compression) = Compression::of(&payload) else { return Ok(None) };
-        // The image's own decompressor unpacks in place, so a kernel never takes more than `init_size`.
-        let unpacked = compression.unpack(&payload, self.header.init_size as usize);
+        let size = self.header.payload_length;
+        let magic = image.read(start, Compression::MAGIC_SIZE.min(size.into()))?;
+        let Some(compression) = Compression::of(&magic) else { return Ok(None) };
+        // The image's own decompressor unpacks in place, so neither form of a kernel takes more than `init_size`.
+        let max = self.header.init_size.min(UNPACKED_MAX);
+        if size > max {
+            let what = format!("its payload of {size} bytes is larger than the {max} that the kernel may take");
+            return Err(Problem::Malformed { format: "Linux bzImage", what });
+        }
+        let unpacked = compression.unpack(&image.read(start, size.into())?, max as usize);
         let broken =
             |error| Problem::Malformed { format: "Linux bzImage", what: format!("its {compression} payload: {error}") };
         Ok(Some((compression, unpacked.map_err(broken)?)))
@@ -251,6 +257,10 @@ mod tests {
         let bomb = gzip(&vec![0; 2 << 20]);
         let mut broken = gzip(&vmlinux());
         broken[20] ^= 0xff;
+        let mut large = bzimage(&vmlinux());
+        large[0x260..0x264].copy_from_slice(&100u32.to_le_bytes());
+        let error = boot(&large, None, &BootRequest::default()).err().unwrap();
+        assert!(error.contains("larger than the 100 that the kernel may take"), "{error}");
         for (payload, want) in [(bomb, "it unpacks to more than 1048576 bytes"), (broken, "broken Linux bzImage")] {
             let error = boot(&bzimage(&payload), None, &BootRequest::default()).err().unwrap();
             assert!(error.contains(want), "{error}");

@@ -12,8 +12,8 @@ use std::io::{self, Read};
 use std::num::NonZero;
 use std::{fmt, thread};
 
-/// Most bytes that a payload may unpack to. Linux' largest configurations stay below a quarter of it.
-pub const UNPACKED_MAX: usize = 1 << 30;
+/// Most bytes that a kernel may have, packed or not. Linux' largest configurations stay below a quarter of it.
+pub const UNPACKED_MAX: u32 = 1 << 30;
 
 /// Most memory that an xz or lzma decoder may take for its dictionary, in KiB. Linux asks for 128 MiB at most
 /// (scripts/xz_wrap.sh).
@@ -51,6 +51,9 @@ impl fmt::Display for Compression {
 }
 
 impl Compression {
+    /// Bytes that [`Compression::of`] looks at.
+    pub const MAGIC_SIZE: u64 = 6;
+
     /// Tells the compression from a payload's first bytes; `None` where no decoder here reads it.
     pub fn of(payload: &[u8]) -> Option<Compression> {
         let magics: [(&[u8], Compression); 6] = [
@@ -69,7 +72,6 @@ impl Compression {
     /// # Errors
     /// The stream is broken, ends early, or holds more.
     pub fn unpack(self, payload: &[u8], max: usize) -> io::Result<Vec<u8>> {
-        let max = max.min(UNPACKED_MAX);
         // Wrong at worst by being too small or too large: it only saves reallocation.
         let size = payload.last_chunk().map_or(0, |size| u32::from_le_bytes(*size) as usize).min(max);
         match self {
@@ -222,7 +224,7 @@ mod tests {
     #[test]
     fn lz4_blocks_follow_each_other() {
         let plain: Vec<u8> = (0..LZ4_BLOCK as u32 / 2).flat_map(|number| number.to_le_bytes()).collect();
-        assert_eq!(Compression::Lz4.unpack(&lz4(&plain), UNPACKED_MAX).unwrap(), plain);
+        assert_eq!(Compression::Lz4.unpack(&lz4(&plain), UNPACKED_MAX as usize).unwrap(), plain);
     }
 
     #[test]

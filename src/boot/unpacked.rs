@@ -28,6 +28,8 @@ pub struct Unpacked {
     pub compression: Compression,
     /// Whether it comes from the cache: a file that nobody changes.
     pub cached: bool,
+    /// The state of the bzImage's file before it was read.
+    origin: Option<FileKey>,
 }
 
 /// What is cached beside the ELF file.
@@ -41,7 +43,7 @@ struct CachedHeaders {
 impl Unpacked {
     /// The kernel in the bzImage `image`, if it was unpacked before and the file has not changed since.
     pub fn find(image: &Image, cache: &KernelCache) -> Option<Unpacked> {
-        let key = FileKey::of(image.file()?).ok()??;
+        let key = file_key(image)?;
         let cached = cache.find(&key)?;
         let headers: CachedHeaders = serde_json::from_slice(&cached.headers).ok()?;
         let mut setup_header = setup_header::default();
@@ -49,7 +51,8 @@ impl Unpacked {
         whole.then(|| {
             setup_header.as_mut_slice().copy_from_slice(&headers.setup_header);
             let image = Image::from_file(NAME, cached.file, cached.size);
-            Unpacked { image, elf: headers.elf, setup_header, compression: headers.compression, cached: true }
+            let CachedHeaders { elf, compression, .. } = headers;
+            Unpacked { image, elf, setup_header, compression, cached: true, origin: Some(key) }
         })
     }
 
@@ -59,6 +62,7 @@ impl Unpacked {
     /// # Errors
     /// The image cannot be read, or is broken.
     pub fn unpack(image: &Image, linux: &LinuxImage) -> Result<Option<Unpacked>, Problem> {
+        let origin = file_key(image);
         let Some((compression, bytes)) = linux.unpack(image)? else { return Ok(None) };
         let unpacked = Image::from_vec(NAME, bytes);
         let head = unpacked.read(0, HEAD_SIZE)?;
@@ -71,17 +75,23 @@ impl Unpacked {
         let mut bytes = unpacked.into_vec();
         elf.drop_zeros(&mut bytes);
         let image = Image::from_vec(NAME, bytes);
-        Ok(Some(Unpacked { image, elf, setup_header: linux.header(), compression, cached: false }))
+        Ok(Some(Unpacked { image, elf, setup_header: linux.header(), compression, cached: false, origin }))
     }
 
-    /// What caches this kernel, which came from `origin`; nothing where it is cached, or where the file may be changing.
-    pub fn into_store_job(self, origin: &Image, cache: &KernelCache) -> Option<StoreJob> {
-        let key = origin.file().filter(|_| !self.cached).and_then(|file| FileKey::of(file).ok())??;
+    /// What caches this kernel, which came from the bzImage `image`; nothing where it is cached, or where the file is not as
+    /// it was before it was read.
+    pub fn into_store_job(self, image: &Image, cache: &KernelCache) -> Option<StoreJob> {
+        let key = self.origin.filter(|key| !self.cached && file_key(image).as_ref() == Some(key))?;
         let setup_header = self.setup_header.as_slice().to_vec();
         let headers = CachedHeaders { elf: self.elf, setup_header, compression: self.compression };
         let headers = serde_json::to_vec(&headers).expect("numbers and lists of them");
         Some(StoreJob { cache: cache.clone(), key, kernel: self.image.into_vec(), headers })
     }
+}
+
+/// The state of an image's file; `None` where there is none, or it may be changing.
+fn file_key(image: &Image) -> Option<FileKey> {
+    image.file().and_then(|file| FileKey::of(file).ok())?
 }
 
 #[cfg(test)]
@@ -113,12 +123,13 @@ mod tests {
         let cache = KernelCache::at(directory.join("cache"));
         let unpack = Unpack::OnHost { cache: Some(&cache) };
         let image = Image::open(&path).unwrap();
-        while FileKey::of(image.file().unwrap()).unwrap().is_none() {} // until the file is older than a clock step
+        while file_key(&image).is_none() {} // until the file is older than a clock step
 
         let fresh = Kernel::identify(&image, None, unpack).unwrap();
         assert!(fresh.describe().contains("just now"));
         let (expected, expected_ram) = boot_kernel(&fresh, &BootRequest::default()).unwrap();
         fresh.into_store_job(&cache).unwrap().run().unwrap();
+        assert!(Kernel::identify(&image, None, Unpack::InGuest).unwrap().into_store_job(&cache).is_none());
 
         for pages in [Pages::Copied, Pages::Shared] {
             let cached = Kernel::identify(&image, None, unpack).unwrap();
@@ -130,6 +141,11 @@ mod tests {
             }
             assert!(cached.into_store_job(&cache).is_none());
         }
+
+        let other = KernelCache::at(directory.join("other"));
+        let uncached = Kernel::identify(&image, None, Unpack::OnHost { cache: Some(&other) }).unwrap();
+        image.file().unwrap().set_modified(std::time::SystemTime::UNIX_EPOCH).unwrap();
+        assert!(uncached.into_store_job(&other).is_none(), "the file changed after it was read");
         fs::remove_dir_all(directory).unwrap();
     }
 
