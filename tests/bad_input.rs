@@ -144,7 +144,7 @@ fn what_does_not_boot_is_told_what_it_is() {
         let image = scratch.file(name, content);
         assert_refused(&hostel(&["run", &image], ""), &[&image, why, "Supported: Linux bzImage", "--format flat16"]);
     }
-    assert_refused(&hostel(&["run", "/bin/sh"], ""), &["/bin/sh", "program for Linux", "hostel exec"]);
+    assert_refused(&hostel(&["run", PROGRAM], ""), &[PROGRAM, "program for Linux", "hostel exec"]);
 }
 
 /// Numbers without a pattern, the same ones each time (xorshift32).
