@@ -221,6 +221,21 @@ fn every_form_of_hello_prints_the_same() {
     }
 }
 
+/// A jump to where a PC has its BIOS is how real-mode code reboots, and Linux without EFI.
+#[test]
+fn a_jump_to_the_bios_resets() {
+    if !kvm::available() {
+        return;
+    }
+    let scratch = Scratch::new("bios");
+    let (image, result) = (scratch.0.join("image"), scratch.0.join("result"));
+    fs::write(&image, [0xea, 0xf0, 0xff, 0x00, 0xf0]).expect("the scratch directory takes a file"); // jmp 0xf000:0xfff0
+    let [image, result] = [&image, &result].map(|path| path.to_str().expect("the path is text"));
+    let finished = hostel(&["run", image, "--format", "flat16", "--timeout", "30s", "--result", result], "");
+    let result = fs::read_to_string(result).expect("the result was written");
+    assert!(finished.status == 0 && result.contains("\"kind\": \"reset\""), "{finished:#?} {result}");
+}
+
 #[test]
 fn the_minimal_monitor_shows_the_same_console() {
     if !kvm::available() {

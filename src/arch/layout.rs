@@ -11,6 +11,7 @@
 //!  0x0_0001_0000  flat 64-bit image
 //!  0x0_0009_fc00  end of low RAM as the guest's map gives it
 //!  0x0_000e_0000  RSDP and ACPI tables                    (reserved)
+//!  0x0_000f_fff0  code that resets the machine, where a BIOS begins
 //!  0x0_0010_0000  RAM: ELF images, kernels; the initrd at its upper end
 //!  0x0_c000_0000  the 4 GiB hole: no RAM
 //!  0x0_fec0_0000    IOAPIC
@@ -93,6 +94,8 @@ pub const PORT_PVPANIC: u16 = 0x505;
 pub const PORT_ACPI: u16 = 0x600;
 /// Ports of the ACPI block: sleep control 0, sleep status 1, reset 2, event status 3.
 pub const PORT_ACPI_SIZE: u16 = 4;
+/// ACPI reset register.
+pub const PORT_ACPI_RESET: u16 = PORT_ACPI + 2;
 
 /// Interrupt input of the RTC.
 pub const IRQ_RTC: u32 = 8;

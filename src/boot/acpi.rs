@@ -8,7 +8,7 @@
 //! docs/specs/pvpanic.rst.
 
 use crate::arch::irqchip::Irqchip;
-use crate::arch::layout::{ACPI_TABLES, IOAPIC, LAPIC, PORT_ACPI};
+use crate::arch::layout::{ACPI_TABLES, IOAPIC, LAPIC, PORT_ACPI, PORT_ACPI_RESET};
 use crate::bus::device::DeviceNode;
 use acpi_tables::Aml;
 use acpi_tables::aml::{
@@ -43,12 +43,10 @@ const ALIGNMENT: u64 = 16;
 
 /// SLP_TYP of soft off, as `devices/acpi_pm.rs` takes it.
 const SLP_TYP_S5: u8 = 5;
-/// Sleep control, sleep status, reset and event status registers, from [`PORT_ACPI`] on.
+/// Sleep control, sleep status and event status registers, from [`PORT_ACPI`] on.
 const SLEEP_CONTROL: u16 = PORT_ACPI;
 /// See [`SLEEP_CONTROL`].
 const SLEEP_STATUS: u16 = PORT_ACPI + 1;
-/// See [`SLEEP_CONTROL`].
-const RESET: u16 = PORT_ACPI + 2;
 /// See [`SLEEP_CONTROL`].
 const EVENT_STATUS: u16 = PORT_ACPI + 3;
 /// Value that resets.
@@ -107,7 +105,7 @@ fn fadt(dsdt: u64) -> Vec<u8> {
         .flag(Flags::HwReducedAcpi);
     fadt.iapc_boot_arch = BOOT_ARCH_NO_VGA.into();
     fadt.century = CMOS_CENTURY;
-    fadt.reset_reg = register(RESET);
+    fadt.reset_reg = register(PORT_ACPI_RESET);
     fadt.reset_value = RESET_VALUE;
     fadt.sleep_control_reg = register(SLEEP_CONTROL);
     fadt.sleep_status_reg = register(SLEEP_STATUS);
@@ -214,7 +212,8 @@ fn edge_interrupt(irq: u32) -> Interrupt {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::arch::layout::{ACPI_END, MAX_CPUS};
+    use crate::arch::layout::MAX_CPUS;
+    use crate::boot::reset_vector::RESET_VECTOR;
 
     fn nodes() -> Vec<DeviceNode> {
         let node = |name, ports: (u16, u16), irq| DeviceNode { name, what: "", ports: Some(ports), mmio: None, irq };
@@ -268,7 +267,7 @@ mod tests {
             assert!(pair[0].address + pair[0].bytes.len() as u64 <= pair[1].address);
         }
         let last = tables.last().unwrap();
-        assert!(last.address + (last.bytes.len() as u64) < ACPI_END);
+        assert!(last.address + last.bytes.len() as u64 <= RESET_VECTOR);
     }
 
     #[test]

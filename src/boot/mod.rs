@@ -24,6 +24,7 @@ pub mod multiboot;
 pub mod payload;
 pub mod placement;
 pub mod pvh;
+pub mod reset_vector;
 pub mod samples;
 pub mod unpacked;
 pub mod zero_page;

@@ -16,6 +16,7 @@ use crate::boot::image::Image;
 use crate::boot::initramfs::INITRAMFS;
 use crate::boot::kernel::{Kernel, Unpack};
 use crate::boot::load::{self, BootRequest, Loaded, Pages};
+use crate::boot::reset_vector;
 use crate::boot::samples::{self, Sample};
 use crate::bus::bus::Shared;
 use crate::bus::device::DeviceNode;
@@ -130,6 +131,9 @@ pub fn prepare(config: &RunConfig) -> Result<Blueprint, BuildError> {
     let tables = if irqchip == Irqchip::None { Vec::new() } else { acpi::tables(cpus, irqchip, &nodes) };
     for table in &tables {
         ram.write(table.address, &table.bytes)?;
+    }
+    if !tables.is_empty() {
+        ram.write(reset_vector::RESET_VECTOR, &reset_vector::CODE)?;
     }
     let words = Words {
         linux: kernel.is_linux(),
