@@ -19,7 +19,7 @@ pub struct Cli {
 #[derive(Debug, Subcommand)]
 pub enum Verb {
     /// Boot a sample guest or an image file
-    #[command(after_help = EXIT_STATUS)]
+    #[command(after_help = format!("{EXAMPLES}\n\n{EXIT_STATUS}"))]
     Run(Box<RunConfig>),
     /// List the sample guests inside this program
     Guests,
@@ -37,6 +37,13 @@ pub enum Verb {
     /// Print the manual page (roff): hostel man | man -l -
     Man,
 }
+
+const EXAMPLES: &str = "\
+Examples:
+  hostel run                                    the sample kernel's prompt; Ctrl-A h names Hostel's keys
+  hostel run smp --cpus 4                       a sample guest on four vCPUs
+  hostel run /boot/vmlinuz -- cpus poweroff     Linux, with the initramfs inside Hostel
+  hostel run kernel.elf --expect 'tests passed' --reject linux --timeout 30s";
 
 const EXIT_STATUS: &str = "\
 Exit status of run:

@@ -15,10 +15,10 @@ const DEFAULT_RAM: &str = "512M";
 /// Options of `hostel run`.
 #[derive(Args, Clone, Debug)]
 pub struct RunConfig {
-    /// Sample guest by name, or a file; none: the sample kernel's shell
+    /// A sample guest (`hostel guests` lists them) or an image file, whose format is detected; none: the sample `shell`
     pub image: Option<PathBuf>,
 
-    /// Arguments for the guest, put on its command line
+    /// Arguments for the guest, at the end of its command line; the embedded initramfs takes them as commands
     #[arg(last = true)]
     pub args: Vec<String>,
 
@@ -91,19 +91,19 @@ pub struct BootConfig {
     #[arg(long, value_name = "ADDRESS", value_parser = parse_address16, help_heading = "Boot")]
     pub load_address: Option<u16>,
 
-    /// Initial RAM disk for a kernel
+    /// Initial RAM disk; without it a Linux kernel gets the one inside Hostel, which has a prompt
     #[arg(long, value_name = "FILE", conflicts_with = "no_initrd", help_heading = "Boot")]
     pub initrd: Option<PathBuf>,
 
-    /// No RAM disk: a Linux kernel gets Hostel's own by default
+    /// No RAM disk at all
     #[arg(long, help_heading = "Boot")]
     pub no_initrd: bool,
 
-    /// Appended to the command line; the last word wins
+    /// Words for the command line, after the default ones; where two contradict each other Linux takes the last
     #[arg(long, value_name = "TEXT", default_value = "", hide_default_value = true, help_heading = "Boot")]
     pub cmdline: String,
 
-    /// Start the command line empty
+    /// Leave out the words that a Linux kernel gets by default (--dry-run shows them)
     #[arg(long, help_heading = "Boot")]
     pub no_default_cmdline: bool,
 
@@ -115,11 +115,11 @@ pub struct BootConfig {
     #[arg(long, help_heading = "Boot")]
     pub kaslr: bool,
 
-    /// Map a decompressed kernel from the page cache, shared by all machines that boot it
+    /// Map a cached kernel from the page cache instead of copying it: machines that boot it share its memory
     #[arg(long, help_heading = "Boot")]
     pub share_pages: bool,
 
-    /// Symbols for diagnoses: a vmlinux or a System.map
+    /// Names for the addresses in diagnoses: a vmlinux or a System.map
     #[arg(long, value_name = "FILE", help_heading = "Boot")]
     pub symbols: Option<PathBuf>,
 }
@@ -193,7 +193,7 @@ pub struct EndConfig {
     #[arg(long, value_name = "DURATION", value_parser = parse_duration, help_heading = "Ends")]
     pub timeout: Option<Duration>,
 
-    /// After the last --expect, wait for the guest's own end
+    /// After the last --expect, wait for the guest's own end instead of ending with 0 at once
     #[arg(long, help_heading = "Ends")]
     pub wait_exit: bool,
 
@@ -205,11 +205,11 @@ pub struct EndConfig {
     #[arg(long, value_name = "WHAT", value_enum, default_value = "exit", help_heading = "Ends")]
     pub on_panic: OnPanic,
 
-    /// Write the outcome as JSON
+    /// Write how the run ended as JSON: who ended it, kind, status, values, the console's last lines
     #[arg(long, value_name = "FILE", help_heading = "Ends")]
     pub result: Option<PathBuf>,
 
-    /// Write a report: junit:FILE
+    /// Write a report for a CI system: junit:FILE
     #[arg(long, value_name = "KIND:FILE", value_parser = parse_report, help_heading = "Ends")]
     pub report: Option<ReportChoice>,
 }

@@ -11,8 +11,10 @@
 #[allow(dead_code, reason = "each test program uses its part")]
 mod common;
 
+use clap::CommandFactory;
 use common::kvm;
 use hostel::arch::irqchip::Irqchip;
+use hostel::cli::Cli;
 use hostel::machine::devices;
 use std::env;
 use std::fs::{self, File};
@@ -228,6 +230,23 @@ fn every_device_has_its_row() {
         let first = node.ports.map_or(node.mmio.map_or(0, |(base, _)| base), |(first, _)| first.into());
         assert!(cells[2].contains(&format!("{first:#x}")), "{row}");
         assert_eq!(cells[3], node.irq.map_or(String::new(), |irq| irq.to_string()), "{row}");
+    }
+}
+
+/// Both ways: the README names each option of `run`, and no document names an option that no verb has.
+#[test]
+fn options_are_those_of_the_command_line() {
+    let command = Cli::command();
+    let verbs = || command.get_subcommands();
+    let known: Vec<_> = verbs().flat_map(|verb| verb.get_arguments()).filter_map(|option| option.get_long()).collect();
+    let run = command.find_subcommand("run").expect("the verb is there");
+    let missing = |name: &&str| !DOCUMENTS[0].1.contains(&format!("`--{name}"));
+    let unnamed: Vec<_> = run.get_arguments().filter_map(|option| option.get_long()).filter(missing).collect();
+    assert!(unnamed.is_empty(), "README.md does not name {unnamed:?}");
+    for (document, text) in DOCUMENTS {
+        for named in text.split("`--").skip(1).filter_map(|rest| rest.split(['`', ' ']).next()) {
+            assert!(named.is_empty() || known.contains(&named), "{document}: there is no --{named}");
+        }
     }
 }
 
