@@ -3,7 +3,6 @@
 use std::fs::OpenOptions;
 use std::io::Write;
 use std::panic::Location;
-use std::path::PathBuf;
 
 /// Whether `/dev/kvm` can be used. If not, the test is skipped, or fails when `HOSTEL_REQUIRE_KVM=1` forbids that.
 #[track_caller]
@@ -23,8 +22,8 @@ pub fn skip(reason: &str) {
 
 /// The unmodified kernel that the lab has for its guests; elsewhere the test is left to the lab, or skipped with it.
 #[track_caller]
-pub fn lab_kernel() -> Option<PathBuf> {
-    let kernel = std::env::var_os("HOSTEL_LAB_KERNEL").map(PathBuf::from);
+pub fn lab_kernel() -> Option<String> {
+    let kernel = std::env::var("HOSTEL_LAB_KERNEL").ok();
     if kernel.is_none() {
         match std::env::var("HOSTEL_LAB") {
             Ok(value) if value == "skip" => skip("runs in the lab, which HOSTEL_LAB=skip leaves out"),

@@ -31,11 +31,7 @@ mount -t devtmpfs devtmpfs /dev
 mkdir -p /dev/shm /dev/pts
 mount -t tmpfs tmpfs /dev/shm
 mount -t devpts devpts /dev/pts
-# With the virtual GIF and virtual VMLOAD that QEMU emulates (7.2 at least), guests are interrupted while they have
-# interrupts off, and Linux deadlocks: KVM does without them.
-for module in /lab/modules/*; do
-    case $module in *kvm-amd*) insmod "$module" vgif=0 vls=0 ;; *) insmod "$module" ;; esac
-done
+for module in /lab/modules/*; do insmod "$module"; done
 if grep -q hostel_lab.terminal /proc/cmdline; then
     setsid sh -c 'exec sh /lab/run <>/dev/ttyS1 >&0 2>&1'
 else
@@ -62,8 +58,8 @@ impl Image {
         let busybox = find_program("busybox").context("busybox is not installed")?;
         image.archive.file("/bin/busybox", 0o755, &read(&busybox)?);
         image.libraries(&busybox)?;
-        for (index, module) in with_dependencies(kernel, &MODULES)?.iter().enumerate() {
-            image.archive.file(&format!("/lab/modules/{index:02}.ko"), 0o644, module);
+        for (index, (name, module)) in with_dependencies(kernel, &MODULES)?.iter().enumerate() {
+            image.archive.file(&format!("/lab/modules/{index:02}-{name}.ko"), 0o644, module);
         }
         Ok(image)
     }
@@ -125,8 +121,8 @@ pub fn kernel_image(kernel: &Path) -> Result<PathBuf> {
     Ok(image.with_context(|| format!("no vmlinuz in {}", boot.display()))?.path())
 }
 
-/// The contents of the named modules and of all that they depend on, in the order to load them.
-fn with_dependencies(kernel: &Path, names: &[&str]) -> Result<Vec<Vec<u8>>> {
+/// Name (with `_`) and contents of the modules and of all that they depend on, in the order to load them.
+fn with_dependencies(kernel: &Path, names: &[&str]) -> Result<Vec<(String, Vec<u8>)>> {
     let mut all = Vec::new();
     module_files(kernel, &mut all);
     let (mut ordered, mut seen) = (Vec::new(), BTreeSet::new());
@@ -136,7 +132,12 @@ fn with_dependencies(kernel: &Path, names: &[&str]) -> Result<Vec<Vec<u8>>> {
     Ok(ordered)
 }
 
-fn load_order(name: &str, all: &[PathBuf], seen: &mut BTreeSet<String>, ordered: &mut Vec<Vec<u8>>) -> Result<()> {
+fn load_order(
+    name: &str,
+    all: &[PathBuf],
+    seen: &mut BTreeSet<String>,
+    ordered: &mut Vec<(String, Vec<u8>)>,
+) -> Result<()> {
     // File names use - and _ for what is one module.
     let name = name.replace('-', "_");
     if !seen.insert(name.clone()) {
@@ -148,7 +149,7 @@ fn load_order(name: &str, all: &[PathBuf], seen: &mut BTreeSet<String>, ordered:
     for dependency in depends(&data) {
         load_order(&dependency, all, seen, ordered)?;
     }
-    ordered.push(data);
+    ordered.push((name, data));
     Ok(())
 }
 
