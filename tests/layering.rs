@@ -240,6 +240,16 @@ fn the_core_stays_small() {
 }
 
 #[test]
+fn the_reading_guide_passes_every_file_of_the_core() {
+    let guide = fs::read_to_string(Path::new(env!("CARGO_MANIFEST_DIR")).join("docs/reading-guide.md")).unwrap();
+    let is_core = |source: &&Source| CORE.iter().any(|part| source.path.starts_with(part));
+    let sources = sources();
+    let files = sources.iter().filter(is_core).map(|source| &source.path).filter(|path| !path.ends_with("mod.rs"));
+    let missed = files.filter(|path| !guide.contains(&format!("](../src/{path})")));
+    assert_none("files of the core that docs/reading-guide.md passes over", missed.cloned().collect());
+}
+
+#[test]
 fn each_rust_vmm_crate_is_used() {
     let sources = sources();
     for name in RUST_VMM {
