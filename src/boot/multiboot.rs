@@ -46,6 +46,15 @@ const MEMORY_MAP: u64 = START_INFO + 0xa0;
 /// The loader's name, NUL-terminated.
 const NAME: &[u8] = b"hostel\0";
 
+/// The BIOS data area, in which Xen looks for the end of low RAM (IBM PS/2 and PC BIOS Interface Technical Reference §3).
+const BIOS_DATA: u64 = 0x400;
+/// Bytes of it.
+const BIOS_DATA_SIZE: u64 = 0x100;
+/// Where in it the segment of the extended BIOS data area stands: what follows low RAM.
+const EXTENDED_SEGMENT: u64 = BIOS_DATA + 0xe;
+/// Where in it the size of low RAM stands, in KiB.
+const LOW_RAM_KIB: u64 = BIOS_DATA + 0x13;
+
 /// A kernel with a Multiboot header.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct MultibootImage {
@@ -130,12 +139,15 @@ fn placed(file_size: u64, offset: u64, [header, load, load_end, bss_end]: [u64; 
     valid.then_some(ElfSegment { offset: file_offset, file_size: size, gpa: load, gva: load, memory_size })
 }
 
-/// Writes the information structure with its lists to [`START_INFO`].
+/// Writes the information structure with its lists to [`START_INFO`], and what of a BIOS' data kernels of that time read.
 ///
 /// # Errors
 /// The room is taken.
 pub fn write_info(placement: &mut Placement, info: &BootInfo) -> Result<(), Problem> {
     placement.claim("Multiboot information", START_INFO, START_INFO_SIZE)?;
+    placement.claim("BIOS data area", BIOS_DATA, BIOS_DATA_SIZE)?;
+    placement.ram().write(EXTENDED_SEGMENT, &((LOW_RAM_END >> 4) as u16).to_le_bytes())?;
+    placement.ram().write(LOW_RAM_KIB, &((LOW_RAM_END >> 10) as u16).to_le_bytes())?;
     let low = |address: u64| u32::try_from(address).expect("everything for a 32-bit kernel lies below 4 GiB");
     let entries = placement.map().entries();
     let mut map = Vec::new();
@@ -208,6 +220,7 @@ mod tests {
         assert_eq!((field(11), word(&ram, field(12)) as u32), (3 * 24, 20));
         assert_eq!([4, 12, 20].map(|at| word(&ram, field(12) + at)), [0, LOW_RAM_END, 20 << 32 | 1]);
         assert_eq!(word(&ram, field(16)).to_le_bytes(), *b"hostel\0\0");
+        assert_eq!((word(&ram, 0x40e) as u16, word(&ram, 0x413) as u16), (0x9fc0, 639));
     }
 
     #[test]
