@@ -14,6 +14,11 @@ use std::fs;
 use std::process::{Command, Stdio};
 use std::time::Duration;
 
+/// Pieces of machine code.
+type Code<'a> = &'a [&'a [u8]];
+/// Options of `hostel run`.
+type Options<'a> = &'a [&'a str];
+
 /// `jmp $`
 const SPIN: &[u8] = b"\xeb\xfe";
 /// `hlt`: the end of a machine without interrupts.
@@ -39,7 +44,7 @@ fn print(text: &str) -> Vec<u8> {
 }
 
 /// Runs machine code in 64-bit mode on a machine without interrupts.
-fn run(name: &str, code: &[&[u8]], options: &[&str]) -> Finished {
+fn run(name: &str, code: Code, options: Options) -> Finished {
     let scratch = Scratch::new(name);
     let image = scratch.file("image", &code.concat());
     let fixed = ["run", &image, "--format", "flat64", "--irqchip", "none", "--mem", "16M"];
@@ -52,7 +57,7 @@ fn every_exit_status_is_produced_as_the_manual_says() {
         return;
     }
     let bugs = print("BUG: it\n");
-    let cases: &[(&[&[u8]], &[&str], i32, &str)] = &[
+    let cases: &[(Code, Options, i32, &str)] = &[
         (&[HALT], &[], 0, ""),
         (&[REBOOT, SPIN], &[], 0, ""),
         (&[&exit(0)], &[], 1, "the guest ended with 0"),
@@ -85,7 +90,7 @@ fn where_two_ends_meet_the_worse_one_counts() {
     let (good, bad) = (print("good\n"), print("bad\n"));
     let expect = ["--expect", "never", "--timeout", "300ms"];
     let reject = ["--expect", "good", "--reject", "bad", "--wait-exit"];
-    let cases: &[(&[&[u8]], &[&str], i32)] = &[
+    let cases: &[(Code, Options, i32)] = &[
         // --reject before a machine failure and before everything else
         (&[&good, &bad, CRASH], &reject, 20),
         (&[&good, &bad, &exit(0)], &reject, 20),
@@ -178,7 +183,7 @@ fn a_halted_machine_ends_where_nothing_can_wake_it() {
 }
 
 /// The JSON that `--result` leaves of a run.
-fn result(name: &str, code: &[&[u8]], options: &[&str]) -> (Value, Finished) {
+fn result(name: &str, code: Code, options: Options) -> (Value, Finished) {
     let scratch = Scratch::new(name);
     let file = scratch.join("result.json");
     let finished = run(&format!("{name}-image"), code, &[options, &["--result", &file]].concat());
@@ -192,7 +197,7 @@ fn the_result_tells_all_ends_apart() {
         return;
     }
     let hello = print("one\ntwo");
-    let cases: &[(&[&[u8]], &[&str], [&str; 2])] = &[
+    let cases: &[(Code, Options, [&str; 2])] = &[
         (&[&hello, HALT], &[], ["guest", "halt"]),
         (&[&hello, REBOOT, SPIN], &[], ["guest", "reset"]),
         (&[&hello, &exit(300)], &[], ["guest", "debug-exit"]),
