@@ -7,6 +7,7 @@
 use super::console_ring::RingReader;
 use super::console_sink::{ConsoleSink, Written};
 use super::expect::{Event, Watcher};
+use crate::bus::stream::SerialInput;
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use std::os::fd::BorrowedFd;
 use std::time::{Duration, Instant};
@@ -104,17 +105,25 @@ impl ConsoleOutput {
         turn
     }
 
-    /// Writes all that is left, and closes the watcher's last line. Waits for a reader that stopped up to [`DRAIN_MAX`]
-    /// each time; a signal ends the waiting. For when no vCPU runs any more.
-    pub fn drain(&mut self) -> Vec<Event> {
+    /// Writes all that is left, also in the transmitter of `device`, and closes the watcher's last line. Waits for a reader
+    /// that stopped up to [`DRAIN_MAX`] each time; a signal ends the waiting. For when no vCPU runs any more.
+    pub fn drain(&mut self, device: &mut dyn SerialInput) -> Vec<Event> {
         let mut turn = Turn::default();
-        self.watch(Instant::now(), &mut turn);
-        self.write(&mut turn);
-        while self.state == SinkState::Blocked && self.wait() {
-            self.write(&mut turn);
+        self.drain_ring(&mut turn);
+        if self.state != SinkState::Blocked {
+            device.output_has_room();
+            self.drain_ring(&mut turn);
         }
         turn.events.extend(self.watcher.as_mut().map(Watcher::paused).unwrap_or_default());
         turn.events
+    }
+
+    fn drain_ring(&mut self, turn: &mut Turn) {
+        self.watch(Instant::now(), turn);
+        self.write(turn);
+        while self.state == SinkState::Blocked && self.wait() {
+            self.write(turn);
+        }
     }
 
     /// Bytes of the guest that reached nobody: dropped by a full ring, discarded after the reader left, or left over.
@@ -191,6 +200,19 @@ mod tests {
         (ring, ConsoleOutput::new(end, ConsoleSink::over(writer), None), reader.into())
     }
 
+    /// A device whose transmitter holds a few bytes.
+    struct Holding(ConsoleRing, Vec<u8>);
+
+    impl SerialInput for Holding {
+        fn receive(&mut self, _bytes: &[u8]) -> usize {
+            0
+        }
+        fn receive_break(&mut self) {}
+        fn output_has_room(&mut self) {
+            put(&mut self.0, &std::mem::take(&mut self.1));
+        }
+    }
+
     fn put(ring: &mut ConsoleRing, bytes: &[u8]) {
         bytes.iter().for_each(|&byte| {
             ring.put(byte);
@@ -240,7 +262,8 @@ mod tests {
             reader.read_to_end(&mut rest).unwrap();
             rest
         });
-        output.drain();
+        output.drain(&mut Holding(ring, b"last".into()));
+        taken.extend(b"last");
         assert_eq!(output.lost(), lost);
         drop(output);
         got.extend(rest.join().unwrap());
@@ -253,7 +276,7 @@ mod tests {
         drop(reader);
         for _ in 0..3 {
             put(&mut ring, &[b'x'; 1000]);
-            output.drain();
+            output.drain(&mut Holding(ring.clone(), Vec::new()));
         }
         assert!(ring.has_room());
         assert_eq!(output.lost(), 3000);

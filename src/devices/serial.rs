@@ -154,9 +154,10 @@ impl Serial {
         Serial { interrupt, line, level: false, dropped: 0, registers: Registers::default() }
     }
 
-    /// Characters that the guest wrote although the transmitter was full, and that are lost. A reset does not clear it.
-    pub fn dropped(&self) -> u64 {
-        self.dropped
+    /// Characters that the line did not get: written although the transmitter was full, or still waiting in it. A reset does
+    /// not clear the first.
+    pub fn lost(&self) -> u64 {
+        self.dropped + self.registers.transmitter.len() as u64
     }
 
     fn read_register(&mut self, offset: u64) -> u8 {
@@ -737,7 +738,7 @@ mod tests {
             rig.write(THR, byte);
         }
         assert_eq!(rig.sent(), [0, 1]);
-        assert_eq!(rig.serial.dropped(), 100 - 2 - FIFO_SIZE as u64);
+        assert_eq!(rig.serial.lost(), 100 - 2);
         assert_eq!(rig.read(LSR) & (lsr::THRE | lsr::TRANSMITTER_EMPTY), 0);
         assert_eq!((rig.irq.level(), rig.serial.registers.transmitter.capacity()), (false, FIFO_SIZE));
         rig.make_room(4);
@@ -913,7 +914,7 @@ mod tests {
                 }
                 prop_assert_eq!(rig.irq.level(), model.out2 && model.source() != 0x01);
                 prop_assert_eq!(rig.sent(), &model.sent[..]);
-                prop_assert_eq!(rig.serial.dropped(), model.dropped);
+                prop_assert_eq!(rig.serial.lost(), model.dropped + model.transmitter.len() as u64);
             }
         }
     }

@@ -160,8 +160,8 @@ impl Console {
     }
 
     /// Writes all that is left, when no vCPU runs any more; returns what was seen in it.
-    pub fn drain(&mut self) -> Vec<Event> {
-        self.output.drain()
+    pub fn drain(&mut self, serial: &Shared<Serial>) -> Vec<Event> {
+        self.output.drain(&mut *lock(serial))
     }
 
     /// The output, for whoever reports on it.

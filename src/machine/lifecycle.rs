@@ -269,7 +269,7 @@ impl Control<'_> {
         let ran = self.started.elapsed();
         self.cpus.stop();
         let mut panicked = self.panicked.map(|(line, _)| line);
-        for event in self.console.drain() {
+        for event in self.console.drain(&self.machine.serial) {
             match event {
                 Event::Rejected { pattern, line } => outcome = outcome.or_worse(Outcome::Rejected { pattern, line }),
                 // Met before the guest ended itself: that it was noticed after makes no difference.
@@ -295,7 +295,7 @@ impl Control<'_> {
             last_lines: watcher.map(|watcher| watcher.last_lines()).unwrap_or_default(),
             expectations_met: watcher.map_or(0, |watcher| watcher.met()),
             at_deadline: self.at_deadline,
-            console_bytes_lost: self.console.output().lost() + lock(&self.machine.serial).dropped(),
+            console_bytes_lost: self.console.output().lost() + lock(&self.machine.serial).lost(),
         }
     }
 }
