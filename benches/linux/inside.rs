@@ -7,7 +7,8 @@ use anyhow::{Context, Result, bail};
 use std::io::Read;
 use std::path::Path;
 use std::process::{Command, ExitCode, Stdio};
-use std::time::Instant;
+use std::thread::sleep;
+use std::time::{Duration, Instant};
 
 /// The program that is measured, at the path that it has outside too.
 pub const HOSTEL: &str = env!("CARGO_BIN_EXE_hostel");
@@ -18,6 +19,8 @@ pub const INITRAMFS: &str = concat!(env!("OUT_DIR"), "/initramfs");
 const ROUNDS: usize = 3;
 /// Where Hostel keeps decompressed kernels in this bench.
 const CACHE: &str = "/tmp/cache";
+/// A guest's kernel is cached beside the running guest, within this time.
+const CACHED_WITHIN: Duration = Duration::from_secs(120);
 /// Console output that is more than any boot writes.
 const OUTPUT_MAX: usize = 1 << 20;
 
@@ -31,9 +34,10 @@ struct Kind {
 
 /// In this order, so that a cold boot fills the cache of the warm one. QEMU goes without PIC and PIT: with them the kernel
 /// hangs on the SVM of this lab, and without them it starts faster.
-const KINDS: [Kind; 5] = [
+const KINDS: [Kind; 6] = [
     Kind { name: "hostel, cold cache", command: || hostel(&[]), cold: true },
     Kind { name: "hostel, warm cache", command: || hostel(&[]), cold: false },
+    Kind { name: "hostel --share-pages", command: || hostel(&["--share-pages"]), cold: false },
     Kind { name: "hostel --no-host-decompress", command: || hostel(&["--no-host-decompress"]), cold: false },
     Kind { name: "QEMU microvm", command: || qemu("microvm,acpi=on,pic=off,pit=off"), cold: false },
     Kind { name: "QEMU q35", command: || qemu("q35,pic=off,pit=off"), cold: false },
@@ -54,12 +58,13 @@ pub fn measure() -> Result<ExitCode> {
             if kind.cold && Path::new(CACHE).exists() {
                 std::fs::remove_dir_all(CACHE)?;
             }
-            let boot = boot(&mut (kind.command)()).with_context(|| kind.name)?;
+            let boot = boot(&mut (kind.command)(), kind.cold).with_context(|| kind.name)?;
             println!("round {round}: {:28} {:6.2} s, kernel {:6.2} s", kind.name, boot.total, boot.kernel);
             boots.push(boot);
         }
     }
-    let [cold, warm, plain, microvm, q35] = boots.each_ref().map(|boots| least(boots));
+    let [cold, warm, shared, plain, microvm, q35] = boots.each_ref().map(|boots| least(boots));
+    println!("warm: --share-pages takes {:.2} times as long as copying", shared.total / warm.total);
     let mut bounds = Bounds::default();
     bounds.at_most("spawn to user space, warm to --no-host-decompress", warm.total / plain.total, 0.62, "");
     bounds.at_most("spawn to user space, cold to --no-host-decompress", cold.total / plain.total, 0.95, "");
@@ -89,8 +94,8 @@ fn qemu(machine: &str) -> Command {
     command
 }
 
-/// Boots until init's greeting, then kills the machine.
-fn boot(command: &mut Command) -> Result<Boot> {
+/// Boots until init's greeting, waits for the kernel to be cached if it is to be, and kills the machine.
+fn boot(command: &mut Command, caches: bool) -> Result<Boot> {
     let start = Instant::now();
     let mut child = command.stdin(Stdio::piped()).stdout(Stdio::piped()).spawn()?;
     let mut output = child.stdout.take().context("its output is ours")?;
@@ -107,9 +112,18 @@ fn boot(command: &mut Command) -> Result<Boot> {
             bail!("no user space: {text}");
         }
     };
+    while caches && !is_cached() && start.elapsed() < CACHED_WITHIN {
+        sleep(Duration::from_millis(100));
+    }
     child.kill()?;
     child.wait()?;
     Ok(boot)
+}
+
+/// Whether the cache leads to a kernel: its index is written last.
+fn is_cached() -> bool {
+    let files = std::fs::read_dir(format!("{CACHE}/hostel/kernels")).into_iter().flatten().flatten();
+    files.map(|file| file.path()).any(|path| path.extension().is_some_and(|extension| extension == "index"))
 }
 
 /// The kernel's uptime in init's greeting: `... initramfs on Linux 6.1, up 1.23 s`, once the line is complete.
