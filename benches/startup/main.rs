@@ -10,6 +10,8 @@ mod memory;
 mod paired;
 mod phases;
 mod programs;
+#[path = "../report/release.rs"]
+mod release;
 
 use anyhow::Result;
 use bounds::Bounds;
@@ -31,7 +33,7 @@ fn main() -> Result<ExitCode> {
         println!("skipped: /dev/kvm: {error}");
         return Ok(ExitCode::SUCCESS);
     }
-    let builds = Builds { statically: programs::static_build()?, default: programs::default_build()? };
+    let builds = Builds { statically: release::static_build()?, default: release::default_build()? };
     let mut bounds = Bounds::default();
     spawn_to_exit(&builds, &mut bounds)?;
     phases(&builds, &mut bounds)?;

@@ -1,45 +1,24 @@
-//! The programs that are compared: Hostel in two builds, the floor in two builds, and the peers that this machine has.
+//! What Hostel is compared with: the floor, and the peers that this machine has.
 
 use super::paired::Program;
-use anyhow::{Context, Result, bail, ensure};
+use super::release::{BUILT, SOURCE, succeed};
+use anyhow::{Context, Result, ensure};
 use rustix::pty::{OpenptFlags, grantpt, openpt, ptsname, unlockpt};
 use std::fs::File;
 use std::os::fd::OwnedFd;
 use std::os::unix::ffi::OsStrExt;
 use std::path::Path;
-use std::process::{Command, Stdio};
+use std::process::Command;
 
 /// The sample guest, as a file: what Hostel boots by name, the others by path.
 pub const HELLO: &str = concat!(env!("OUT_DIR"), "/hello");
 /// The sample guest that waits for input, as a file.
 pub const SHELL: &str = concat!(env!("OUT_DIR"), "/shell");
 
-/// Where the bench keeps what it builds.
-const BUILT: &str = env!("CARGO_TARGET_TMPDIR");
-const SOURCE: &str = env!("CARGO_MANIFEST_DIR");
 /// The peer's version, so that the ratio means the same tomorrow.
 const ALIOTH: &str = "0.12.0";
 /// SLP_EN with SLP_TYP 5, which `hello` writes, as the status of isa-debug-exit: `value << 1 | 1`.
 const QEMU_STATUS: i32 = 0x34 << 1 | 1;
-
-/// Builds Hostel as a user does: release profile, shared C library. (What `cargo bench` builds by itself unwinds on a panic.)
-pub fn default_build() -> Result<String> {
-    build(&[], "", "release/hostel")
-}
-
-/// Builds Hostel with the C library inside.
-pub fn static_build() -> Result<String> {
-    const TARGET: &str = "x86_64-unknown-linux-gnu";
-    build(&["--target", TARGET], "-C target-feature=+crt-static", &format!("{TARGET}/release/hostel"))
-}
-
-fn build(options: &[&str], flags: &str, program: &str) -> Result<String> {
-    let mut cargo = Command::new(env!("CARGO"));
-    cargo.args(["build", "--release", "--quiet", "--bin", "hostel"]).args(options);
-    cargo.current_dir(SOURCE).env("CARGO_TARGET_DIR", BUILT).env("RUSTFLAGS", flags);
-    succeed(&mut cargo)?;
-    Ok(format!("{BUILT}/{program}"))
-}
 
 /// Builds the floor: without an irqchip, with a split one; and that with the CPUID of this one guest, which is not a floor
 /// but shows what asking KVM for it costs.
@@ -111,12 +90,4 @@ pub fn qemu() -> Result<Program> {
     let status = program.command()?.status().context("qemu-system-x86_64 (Debian: qemu-system-x86) cannot be run")?;
     ensure!(status.code() == Some(QEMU_STATUS), "it does not boot the guest here: {status}");
     Ok(program)
-}
-
-fn succeed(command: &mut Command) -> Result<()> {
-    let output = command.stdin(Stdio::null()).output().with_context(|| format!("cannot run {command:?}"))?;
-    if !output.status.success() {
-        bail!("{command:?}: {}\n{}", output.status, String::from_utf8_lossy(&output.stderr));
-    }
-    Ok(())
 }
