@@ -217,7 +217,14 @@ fn the_result_tells_all_ends_apart() {
         assert_eq!(json["value"], if *kind == "debug-exit" { Value::from(300) } else { Value::Null });
         assert_eq!(json["rip"].is_string(), ["triple-fault", "kvm-failure"].contains(kind), "{json:#}");
     }
+    // A shell's redirection is no file to replace.
     let scratch = Scratch::new("result-none");
+    let all = scratch.join("all");
+    let mut command = Command::new("sh");
+    command.args(["-c", &format!("exec \"$0\" run hello --result /dev/stdout >{all}"), PROGRAM]);
+    assert_eq!(finish(command, "").status, 0);
+    let all = fs::read_to_string(all).expect("a file");
+    assert!(all.starts_with("Hello from a guest") && all.contains("powering off.\n{\n  \"image\""), "{all}");
     let file = scratch.join("result.json");
     assert_eq!(hostel(&["run", "/nowhere/at/all", "--result", &file], "").status, 10);
     let json: Value = serde_json::from_str(&fs::read_to_string(&file).expect("a file")).expect("it is JSON");

@@ -117,6 +117,9 @@ pub fn prepare(config: &RunConfig) -> Result<Blueprint, BuildError> {
     let cache = KernelCache::of_user();
     let unpack = if in_guest { Unpack::InGuest } else { Unpack::OnHost { cache: cache.as_ref() } };
     let kernel = Kernel::identify(&image, config.boot.format.map(Into::into), unpack)?;
+    if config.boot.kaslr && kernel.format() != ImageFormat::BzImage {
+        return Err(Problem::NoPlaceFor { format: kernel.format(), what: "--kaslr" }.of(image.name()).into());
+    }
     let irqchip = irqchip(config, sample, kernel.format());
     let cpus = config.machine.cpus.unwrap_or_else(|| sample.map_or(1, |sample| sample.cpus.into()));
     if cpus > 1 && irqchip == Irqchip::None {

@@ -13,17 +13,22 @@ pub struct ReportError {
     source: io::Error,
 }
 
+/// Where descriptors of this process have names (proc_pid_fd(5)). A file behind one is not to be replaced, and where it was
+/// removed meanwhile, the rename would hit the name itself, for everybody.
+const DESCRIPTORS: [&str; 4] = ["/dev/stdout", "/dev/stderr", "/dev/fd", "/proc"];
+
 /// Replaces the file at `path` by one with this content, so that a reader finds the old one or all of the new one. What is
-/// no regular file (`/dev/stderr`, a pipe) is written to.
+/// no regular file (a pipe), or is a descriptor of ours by another name (`/dev/stdout`), is written to at its end.
 ///
 /// # Errors
 /// The directory or the medium does not take it; the old file stands then.
 pub fn write(path: &Path, content: &str) -> Result<(), ReportError> {
-    let written = match fs::metadata(path) {
-        Ok(metadata) if !metadata.is_file() => {
-            OpenOptions::new().write(true).open(path).and_then(|mut file| file.write_all(content.as_bytes()))
-        }
-        _ => replace(path, content),
+    let is_file = fs::metadata(path).map_or(true, |metadata| metadata.is_file());
+    let is_descriptor = DESCRIPTORS.iter().any(|name| path.starts_with(name));
+    let written = if is_file && !is_descriptor {
+        replace(path, content)
+    } else {
+        OpenOptions::new().append(true).open(path).and_then(|mut file| file.write_all(content.as_bytes()))
     };
     written.map_err(|source| ReportError { path: path.to_owned(), source })
 }
