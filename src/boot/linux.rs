@@ -83,7 +83,8 @@ impl LinuxImage {
 
     /// Whether the image can be entered as it is.
     pub fn has_64_bit_entry(&self) -> bool {
-        self.header.version >= VERSION_64 && self.header.xloadflags & XLF_KERNEL_64 != 0
+        let promised = self.header.version >= VERSION_64 && self.header.xloadflags & XLF_KERNEL_64 != 0;
+        promised && self.kernel_size > ENTRY_64
     }
 
     /// Reads and unpacks the payload; `Ok(None)` where there is none or no decoder reads it.
@@ -274,6 +275,19 @@ mod tests {
             // Cut behind 55 AA, it is a boot sector: that is not wrong, only not Linux.
             let booted = boot(&whole[..size], None, &BootRequest::default());
             assert!(booted.is_err() || (512..0x206).contains(&size), "{size}");
+        }
+    }
+
+    #[test]
+    fn sec62_an_image_that_ends_before_its_entry_is_refused() {
+        let mut file = bzimage(b"");
+        file[0x248..0x24c].fill(0); // no payload
+        let entry = KERNEL_OFFSET + 0x200;
+        let error = boot_in_guest(&file[..=entry], &BootRequest::default()).err();
+        assert_eq!(error, None, "one byte of code is enough");
+        for size in [KERNEL_OFFSET + 1, entry] {
+            let error = boot(&file[..size], None, &BootRequest::default()).err().unwrap_or_default();
+            assert!(error.contains("it has no 64-bit entry"), "{error}");
         }
     }
 
