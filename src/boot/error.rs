@@ -46,6 +46,8 @@ pub enum Problem {
     MultibootFlags(u32),
     #[error("its entry point {entry:#x} lies in none of its segments")]
     EntryOutside { entry: u64 },
+    #[error("its entry point {entry:#x} lies beyond 4 GiB, out of reach of the mode that it is entered in")]
+    EntryTooHigh { entry: u64 },
     #[error(
         "{what} needs {size} bytes at {start:#x}, which is not free guest RAM (RAM ends at {low_end:#x}; --mem gives more)"
     )]

@@ -11,7 +11,7 @@ use super::placement::{LoadedSegment, Placement};
 use super::pvh::{self, BootInfo};
 use super::{elf_load, flat, initrd, multiboot, zero_page};
 use crate::arch::cpu_state::CpuState;
-use crate::arch::layout::{CMDLINE, CMDLINE_SIZE, FLAT16_ENTRY};
+use crate::arch::layout::{CMDLINE, CMDLINE_SIZE, FLAT16_ENTRY, HOLE_END};
 use crate::memory::map::MemoryMap;
 use crate::memory::ram::GuestRam;
 use linux_loader::loader::bootparam::setup_header;
@@ -67,6 +67,7 @@ pub fn load(kernel: &Kernel, request: &BootRequest, ram: &GuestRam, map: &Memory
         return Err(of_kernel(Problem::NoPlaceFor { format: kernel.format(), what: "--load-address" }));
     }
     let state = load_kernel(kernel, request.pages, &mut placement).map_err(of_kernel)?;
+    check_reach(&state).map_err(of_kernel)?;
     let cmdline = write_cmdline(kernel.headers(), request.cmdline, &mut placement).map_err(of_kernel)?;
     let address_max = initrd_address_max(kernel.headers());
     let load_initrd = |file: &Image| initrd::load(file, address_max, &mut placement).map_err(|it| it.of(file.name()));
@@ -114,6 +115,12 @@ fn load_kernel(kernel: &Kernel, pages: Pages, placement: &mut Placement) -> Resu
         Headers::Multiboot(kernel) => kernel.load(image, placement),
         Headers::Flat16 | Headers::Flat64 => flat::load_64(image, placement),
     }
+}
+
+/// Whether the state reaches its entry: 32-bit modes and the boot page tables both end at 4 GiB.
+fn check_reach(state: &CpuState) -> Result<(), Problem> {
+    let entry = state.regs.rip;
+    if entry < HOLE_END { Ok(()) } else { Err(Problem::EntryTooHigh { entry }) }
 }
 
 fn enter_elf(elf: &ElfImage, placement: &mut Placement) -> Result<CpuState, Problem> {
@@ -168,12 +175,14 @@ fn write_cmdline(headers: &Headers, text: &str, placement: &mut Placement) -> Re
 
 #[cfg(test)]
 mod tests {
-    use super::super::fixture::{RAM_SIZE, boot, word};
+    use super::super::fixture::{RAM_SIZE, boot, elf, note, segment, word};
     use super::super::kernel::Unpack;
     use super::super::samples::HELLO_FORMS;
     use super::*;
     use crate::arch::cpu_state::{BOOT_CS, CR0_PG};
-    use crate::arch::layout::{BOOT_GDT, BOOT_PML4, FLAT64_ENTRY, HIGH_RAM, LOW_RAM_END, MIB, START_INFO, ZERO_PAGE};
+    use crate::arch::layout::{
+        BOOT_GDT, BOOT_PML4, FLAT64_ENTRY, GIB, HIGH_RAM, LOW_RAM_END, MIB, START_INFO, ZERO_PAGE,
+    };
 
     #[test]
     fn every_form_of_hello_is_told_and_loaded() {
@@ -262,6 +271,24 @@ mod tests {
         let request = BootRequest { cmdline: "x", ..BootRequest::default() };
         let error = boot(&big[..1], Some(ImageFormat::Flat16), &request).err().unwrap();
         assert_eq!(error, "test: flat 16-bit binary has no place for a command line");
+    }
+
+    #[test]
+    fn sec62_an_entry_beyond_what_its_mode_reaches_is_refused() {
+        let high = HOLE_END + MIB;
+        let map = MemoryMap::new(5 * GIB).unwrap();
+        let ram = GuestRam::new(&map).unwrap();
+        let mut with_note = vec![0x90; 16];
+        with_note.extend([4u32, 8, 18].map(u32::to_le_bytes).as_flattened());
+        with_note.extend(b"Xen\0");
+        with_note.extend(high.to_le_bytes());
+        for content in [&with_note, &vec![0x90; 40]] {
+            let file = elf(64, high, &[segment(high, 40, 40), note(16, 24)], content);
+            let image = Image::from_bytes("test", &file);
+            let kernel = Kernel::identify(&image, None, Unpack::InGuest).unwrap();
+            let error = load(&kernel, &BootRequest::default(), &ram, &map).unwrap_err().to_string();
+            assert!(error.starts_with("test: its entry point 0x100100000 lies beyond 4 GiB"), "{error}");
+        }
     }
 
     #[test]
