@@ -25,6 +25,13 @@ const ZSTD_WINDOW_MAX: u64 = 128 << 20;
 /// What an lz4 block of a legacy frame unpacks to, but for the last, which is shorter.
 const LZ4_BLOCK: usize = 8 << 20;
 
+/// What a byte of an lz4 block unpacks to at most: it adds 255 to a length (lz4_Block_format.md "Compressed block format").
+const LZ4_RATIO: usize = 255;
+
+/// How many times its size a payload's content is believed to have before it is seen. Linux' payloads are a third to a sixth of
+/// theirs; a stream that holds more costs reallocation.
+const EXPECTED_RATIO: usize = 8;
+
 /// How a payload is compressed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[expect(missing_docs, reason = "the formats' own names")]
@@ -72,8 +79,9 @@ impl Compression {
     /// # Errors
     /// The stream is broken, ends early, or holds more.
     pub fn unpack(self, payload: &[u8], max: usize) -> io::Result<Vec<u8>> {
-        // Wrong at worst by being too small or too large: it only saves reallocation.
-        let size = payload.last_chunk().map_or(0, |size| u32::from_le_bytes(*size) as usize).min(max);
+        // It only saves reallocation, so it may be wrong; but a small file must not ask for much memory.
+        let told = payload.last_chunk().map_or(0, |size| u32::from_le_bytes(*size) as usize);
+        let size = told.min(max).min(payload.len().saturating_mul(EXPECTED_RATIO));
         match self {
             Compression::None => read_at_most(payload, payload.len(), max),
             Compression::Gzip => read_at_most(flate2::bufread::GzDecoder::new(payload), size, max),
@@ -98,6 +106,10 @@ fn read_at_most(reader: impl Read, expected: usize, max: usize) -> io::Result<Ve
     if size > max { Err(too_large(max)) } else { Ok(bytes) }
 }
 
+fn not_full() -> io::Error {
+    io::Error::other("an lz4 block before the last is not full")
+}
+
 fn too_large(max: usize) -> io::Error {
     io::Error::other(format!("it unpacks to more than {max} bytes"))
 }
@@ -120,7 +132,7 @@ fn unpack_lz4(payload: &[u8], max: usize) -> io::Result<Vec<u8>> {
     let sizes = sizes?.concat();
     if let Some((last, full)) = sizes.split_last() {
         if full.iter().any(|size| *size != LZ4_BLOCK) {
-            return Err(io::Error::other("an lz4 block before the last is not full"));
+            return Err(not_full());
         }
         bytes.truncate(full.len() * LZ4_BLOCK + last);
     }
@@ -139,6 +151,9 @@ fn lz4_blocks(payload: &[u8], max: usize) -> io::Result<Vec<&[u8]>> {
         }
         if blocks.len() == max {
             return Err(too_large(max * LZ4_BLOCK));
+        }
+        if blocks.last().is_some_and(|block: &&[u8]| block.len() < LZ4_BLOCK / LZ4_RATIO) {
+            return Err(not_full());
         }
         blocks.push(&tail[..size]);
         rest = &tail[size..];
@@ -238,6 +253,21 @@ mod tests {
         }
         let many_blocks = lz4(&vec![0; 2 * LZ4_BLOCK]);
         assert!(Compression::Lz4.unpack(&many_blocks, LZ4_BLOCK).is_err());
+    }
+
+    #[test]
+    fn sec62_a_small_payload_does_not_ask_for_much_memory() {
+        for (compression, mut packed) in packed() {
+            if matches!(compression, Compression::Gzip | Compression::Xz | Compression::Zstd | Compression::Lzma) {
+                packed.extend(u32::MAX.to_le_bytes());
+                let capacity = compression.unpack(&packed, UNPACKED_MAX as usize).unwrap().capacity();
+                assert!(capacity < 1 << 20, "{compression}: {capacity}");
+            }
+        }
+        let mut small_blocks = b"\x02\x21\x4c\x18".to_vec();
+        (0..128).for_each(|_| small_blocks.extend([1, 0, 0, 0, 0]));
+        let error = lz4_blocks(&small_blocks, 128).unwrap_err().to_string();
+        assert_eq!(error, "an lz4 block before the last is not full");
     }
 
     #[test]
