@@ -27,6 +27,7 @@ const DOCUMENTS: &[(&str, &str)] = &[
     ("CONTRIBUTING.md", include_str!("../CONTRIBUTING.md")),
     ("ARCHITECTURE.md", include_str!("../ARCHITECTURE.md")),
     ("docs/reading-guide.md", include_str!("../docs/reading-guide.md")),
+    ("docs/fuzzing.md", include_str!("../docs/fuzzing.md")),
     ("docs/sources.md", include_str!("../docs/sources.md")),
     ("guest/README.md", include_str!("../guest/README.md")),
 ];

@@ -1,0 +1,8 @@
+//! What the fuzz targets share: how images are made that are right but for a few fields, and what must hold after each.
+//!
+//! `docs/fuzzing.md` says how the targets are run and what they have seen.
+
+pub mod bzimage_file;
+pub mod elf_file;
+pub mod knob;
+pub mod machine;
