@@ -28,6 +28,7 @@ const DOCUMENTS: &[(&str, &str)] = &[
     ("ARCHITECTURE.md", include_str!("../ARCHITECTURE.md")),
     ("docs/reading-guide.md", include_str!("../docs/reading-guide.md")),
     ("docs/fuzzing.md", include_str!("../docs/fuzzing.md")),
+    ("docs/performance.md", include_str!("../docs/performance.md")),
     ("docs/sources.md", include_str!("../docs/sources.md")),
     ("guest/README.md", include_str!("../guest/README.md")),
 ];
