@@ -21,17 +21,8 @@ use std::fs::{self, File};
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
-/// The documents, by their paths in the repository; in the lab there is no repository.
-const DOCUMENTS: &[(&str, &str)] = &[
-    ("README.md", include_str!("../README.md")),
-    ("CONTRIBUTING.md", include_str!("../CONTRIBUTING.md")),
-    ("ARCHITECTURE.md", include_str!("../ARCHITECTURE.md")),
-    ("docs/reading-guide.md", include_str!("../docs/reading-guide.md")),
-    ("docs/fuzzing.md", include_str!("../docs/fuzzing.md")),
-    ("docs/performance.md", include_str!("../docs/performance.md")),
-    ("docs/sources.md", include_str!("../docs/sources.md")),
-    ("guest/README.md", include_str!("../guest/README.md")),
-];
+/// The document that the lab needs: there is no repository in it.
+const README: &str = include_str!("../README.md");
 
 /// What the documents call the program: its path, and the command that builds it before it runs.
 const BUILD_AND_RUN: &str = "cargo run --release -- ";
@@ -42,46 +33,66 @@ const PROMPT: &str = "> ";
 /// Any text, or any lines.
 const ANYTHING: &str = "...";
 
-/// A fenced block.
-struct Block {
-    document: &'static str,
-    line: usize,
-    language: &'static str,
-    mark: &'static str,
-    lines: Vec<&'static str>,
+/// A document, by its path in the repository.
+struct Document {
+    path: String,
+    text: String,
 }
 
-fn blocks() -> Vec<Block> {
-    let mut blocks: Vec<Block> = Vec::new();
-    for (document, text) in DOCUMENTS {
+/// Every document; in the lab the one with blocks for it.
+fn documents() -> Vec<Document> {
+    if in_lab() {
+        return vec![Document { path: "README.md".to_owned(), text: README.to_owned() }];
+    }
+    let root = Path::new(env!("CARGO_MANIFEST_DIR"));
+    let mut paths = ["README.md", "CONTRIBUTING.md", "ARCHITECTURE.md", "guest/README.md"].map(String::from).to_vec();
+    for entry in fs::read_dir(root.join("docs")).expect("the folder is there") {
+        paths.push(format!("docs/{}", entry.expect("it can be listed").file_name().display()));
+    }
+    let read = |path: String| Document { text: fs::read_to_string(root.join(&path)).expect("it is text"), path };
+    paths.into_iter().filter(|path| path.ends_with(".md")).map(read).collect()
+}
+
+/// A fenced block.
+struct Block<'a> {
+    document: &'a str,
+    line: usize,
+    language: &'a str,
+    mark: &'a str,
+    lines: Vec<&'a str>,
+}
+
+impl Document {
+    fn blocks(&self) -> Vec<Block<'_>> {
+        let mut blocks: Vec<Block> = Vec::new();
         let mut open = false;
-        for (index, line) in text.lines().enumerate() {
+        for (index, line) in self.text.lines().enumerate() {
             match line.strip_prefix("```") {
                 Some(_) if open => open = false,
                 Some(info) => {
                     let (language, mark) = info.split_once(' ').unwrap_or((info, ""));
-                    blocks.push(Block { document, line: index + 1, language, mark, lines: Vec::new() });
+                    blocks.push(Block { document: &self.path, line: index + 1, language, mark, lines: Vec::new() });
                     open = true;
                 }
                 None if open => blocks.last_mut().expect("a block is open").lines.push(line),
                 None => {}
             }
         }
-        assert!(!open, "{document}: a block has no end");
+        assert!(!open, "{}: a block has no end", self.path);
+        blocks
     }
-    blocks
 }
 
 /// A command, what is typed into it, and what a terminal shows then.
 #[derive(Default)]
-struct Step {
+struct Step<'a> {
     command: String,
     input: String,
-    shown: Vec<&'static str>,
+    shown: Vec<&'a str>,
 }
 
-impl Block {
-    fn steps(&self) -> Vec<Step> {
+impl<'a> Block<'a> {
+    fn steps(&self) -> Vec<Step<'a>> {
         match self.language {
             "sh" => vec![Step {
                 command: format!("set -e\n{}", self.lines.join("\n")),
@@ -93,9 +104,9 @@ impl Block {
         }
     }
 
-    fn session(&self) -> Vec<Step> {
+    fn session(&self) -> Vec<Step<'a>> {
         let mut steps: Vec<Step> = Vec::new();
-        for line in &self.lines {
+        for &line in &self.lines {
             if let Some(command) = line.strip_prefix("$ ") {
                 steps.push(Step { command: command.to_owned(), ..Step::default() });
                 continue;
@@ -192,9 +203,9 @@ fn every_command_does_what_the_document_shows() {
         return;
     }
     let in_lab = in_lab();
-    for (document, _) in DOCUMENTS {
-        let scratch = Scratch::new(document);
-        for block in blocks().iter().filter(|block| block.document == *document) {
+    for document in documents() {
+        let scratch = Scratch::new(&document.path);
+        for block in document.blocks() {
             let place = block.place();
             match block.mark {
                 "" if in_lab => {} // the machine around the lab runs it, with a compiler at hand
@@ -212,28 +223,21 @@ fn every_link_leads_to_a_file() {
     if in_lab() {
         return; // which has no repository
     }
-    let root = Path::new(env!("CARGO_MANIFEST_DIR"));
-    for entry in fs::read_dir(root.join("docs")).expect("the folder is there") {
-        let path = format!("docs/{}", entry.expect("it can be listed").file_name().display());
-        assert!(
-            !path.ends_with(".md") || DOCUMENTS.iter().any(|(document, _)| *document == path),
-            "{path} is not tested"
-        );
-    }
-    for (document, text) in DOCUMENTS {
-        let folder = root.join(document).parent().expect("a document lies in a folder").to_path_buf();
+    for Document { path, text } in documents() {
+        let file = Path::new(env!("CARGO_MANIFEST_DIR")).join(&path);
+        let folder = file.parent().expect("a document lies in a folder");
         let targets = text.split("](").skip(1).filter_map(|rest| rest.split(')').next());
         for target in targets.filter(|target| !target.starts_with("http")) {
-            assert!(folder.join(target).exists(), "{document} links to {target}");
+            let target = target.split('#').next().expect("a split has a first part");
+            assert!(folder.join(target).exists(), "{path} links to {target}");
         }
     }
 }
 
 #[test]
 fn every_device_has_its_row() {
-    let (_, readme) = DOCUMENTS[0];
     for node in devices::nodes(Irqchip::Split) {
-        let row = readme.lines().find(|line| line.starts_with(&format!("| `{}` |", node.name)));
+        let row = README.lines().find(|line| line.starts_with(&format!("| `{}` |", node.name)));
         let row = row.unwrap_or_else(|| panic!("README.md has no row for {}", node.name));
         let cells: Vec<_> = row.split('|').map(str::trim).collect();
         let first = node.ports.map_or(node.mmio.map_or(0, |(base, _)| base), |(first, _)| first.into());
@@ -249,12 +253,12 @@ fn options_are_those_of_the_command_line() {
     let verbs = || command.get_subcommands();
     let known: Vec<_> = verbs().flat_map(|verb| verb.get_arguments()).filter_map(|option| option.get_long()).collect();
     let run = command.find_subcommand("run").expect("the verb is there");
-    let missing = |name: &&str| !DOCUMENTS[0].1.contains(&format!("`--{name}"));
+    let missing = |name: &&str| !README.contains(&format!("`--{name}"));
     let unnamed: Vec<_> = run.get_arguments().filter_map(|option| option.get_long()).filter(missing).collect();
     assert!(unnamed.is_empty(), "README.md does not name {unnamed:?}");
-    for (document, text) in DOCUMENTS {
+    for Document { path, text } in documents() {
         for named in text.split("`--").skip(1).filter_map(|rest| rest.split(['`', ' ']).next()) {
-            assert!(named.is_empty() || known.contains(&named), "{document}: there is no --{named}");
+            assert!(named.is_empty() || known.contains(&named), "{path}: there is no --{named}");
         }
     }
 }
