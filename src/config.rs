@@ -115,7 +115,7 @@ pub struct BootConfig {
     #[arg(long, help_heading = "Boot")]
     pub kaslr: bool,
 
-    /// Map a cached kernel from the page cache instead of copying it: machines that boot it share its memory
+    /// Map all of a cached kernel from the page cache, its small segments too: machines that boot it share them
     #[arg(long, help_heading = "Boot")]
     pub share_pages: bool,
 

@@ -62,7 +62,7 @@ pub fn measure(program: &str) -> Result<ExitCode> {
         println!("{:28} {:6.2} s, of which the kernel {:6.2} s", kind.name, measured.total, measured.kernel);
     }
     let [cold, warm, shared, plain, microvm, q35] = boots;
-    println!("warm: --share-pages takes {:.2} times as long as copying", shared.total / warm.total);
+    println!("warm: --share-pages takes {:.2} times as long as the default", shared.total / warm.total);
     let mut bounds = Bounds::default();
     bounds.at_most("spawn to user space, warm to --no-host-decompress", warm.total / plain.total, 0.62, "");
     bounds.at_most("spawn to user space, cold to --no-host-decompress", cold.total / plain.total, 0.95, "");

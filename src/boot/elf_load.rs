@@ -12,6 +12,7 @@ use crate::arch::layout::PAGE_SIZE;
 use linux_loader::loader::KernelLoader;
 use linux_loader::loader::elf::Elf;
 use std::fs::File;
+use std::ops::Range;
 
 /// Size of a 64-bit ELF header.
 const HEADER_SIZE: usize = 64;
@@ -40,28 +41,40 @@ pub fn copy(image: &Image, segments: &[ElfSegment], placement: &mut Placement) -
     copy_pieces(image, &pieces, placement)
 }
 
-/// As [`copy`], but whole pages are mapped from `file`, which is the image's and which nobody changes.
+/// As [`copy`], but of the segments with at least `mapped_from` bytes in the file, whole pages are mapped from `file`, which is
+/// the image's and which nobody changes.
 ///
 /// # Errors
 /// As [`copy`], or the host refuses a mapping.
-pub fn map(image: &Image, file: &File, segments: &[ElfSegment], placement: &mut Placement) -> Result<(), Problem> {
+pub fn map(
+    image: &Image,
+    file: &File,
+    segments: &[ElfSegment],
+    mapped_from: u64,
+    placement: &mut Placement,
+) -> Result<(), Problem> {
     claim(segments, placement)?;
-    let mut edges = Vec::new();
+    let mut copied = Vec::new();
     for segment in segments {
-        let end = segment.gpa + segment.file_size;
-        let first_page = segment.gpa.next_multiple_of(PAGE_SIZE);
-        let last_page = end / PAGE_SIZE * PAGE_SIZE;
-        let congruent = segment.offset % PAGE_SIZE == segment.gpa % PAGE_SIZE;
-        let pages = if congruent && first_page < last_page { first_page..last_page } else { end..end };
         let offset_of = |gpa: u64| segment.offset + (gpa - segment.gpa);
+        let end = segment.gpa + segment.file_size;
+        let pages = if segment.file_size < mapped_from { end..end } else { whole_pages(segment) };
         if !pages.is_empty() {
             placement.ram().map_file(pages.start, file, offset_of(pages.start), pages.end - pages.start)?;
         }
-        for edge in [segment.gpa..pages.start, pages.end..end].into_iter().filter(|edge| !edge.is_empty()) {
-            edges.push(Piece { offset: offset_of(edge.start), gpa: edge.start, size: edge.end - edge.start });
+        for rest in [segment.gpa..pages.start, pages.end..end].into_iter().filter(|rest| !rest.is_empty()) {
+            copied.push(Piece { offset: offset_of(rest.start), gpa: rest.start, size: rest.end - rest.start });
         }
     }
-    copy_pieces(image, &edges, placement)
+    copy_pieces(image, &copied, placement)
+}
+
+/// The guest-physical pages that a segment's bytes in the file fill, where they stand in the file as they do in pages.
+fn whole_pages(segment: &ElfSegment) -> Range<u64> {
+    let end = segment.gpa + segment.file_size;
+    let pages = segment.gpa.next_multiple_of(PAGE_SIZE)..end / PAGE_SIZE * PAGE_SIZE;
+    let congruent = segment.offset % PAGE_SIZE == segment.gpa % PAGE_SIZE;
+    if congruent && !pages.is_empty() { pages } else { end..end }
 }
 
 fn claim(segments: &[ElfSegment], placement: &mut Placement) -> Result<(), Problem> {

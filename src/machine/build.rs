@@ -157,7 +157,7 @@ pub fn prepare(config: &RunConfig) -> Result<Blueprint, BuildError> {
         initrd: initrd.as_ref(),
         rsdp: (!tables.is_empty()).then_some(ACPI_TABLES),
         load_address: config.boot.load_address.map(Into::into),
-        pages: if config.boot.share_pages { Pages::Shared } else { Pages::Copied },
+        pages: if config.boot.share_pages { Pages::Shared } else { Pages::Fastest },
     };
     let loaded = load::load(&kernel, &request, &ram, &map)?;
     let (how, is_linux) = (kernel.describe(), kernel.is_linux());
