@@ -3,6 +3,8 @@
 //!
 //! The code runs in real mode at address 0 of 1 MiB of RAM; what lies above is no RAM. Source: Intel SDM vol. 2.
 
+#![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
+
 #[allow(dead_code, reason = "each test program uses its part")]
 mod common;
 
