@@ -33,7 +33,7 @@ impl Vm {
     /// # Errors
     /// KVM refuses one of the calls; the error names it.
     pub fn new(system: &System, irqchip: Irqchip, ram: Arc<GuestRam>) -> Result<Vm, KvmError> {
-        let fd = system.fd.create_vm().map_err(call("KVM_CREATE_VM"))?;
+        let fd = create_vm(system)?;
         // VMX without unrestricted guest keeps two helpers in guest-physical space; elsewhere these calls do nothing.
         fd.set_identity_map_address(KVM_IDENTITY_MAP).map_err(call("KVM_SET_IDENTITY_MAP_ADDR"))?;
         fd.set_tss_address(KVM_TSS as usize).map_err(call("KVM_SET_TSS_ADDR"))?;
@@ -82,6 +82,17 @@ impl Vm {
     /// The machine's RAM.
     pub fn ram(&self) -> &Arc<GuestRam> {
         &self.ram
+    }
+}
+
+/// A signal that comes meanwhile ends KVM_CREATE_VM with EINTR (`kvm_arch_init_vm` may wait for a thread of the kernel). Its
+/// handler has run then, and what it means is the control loop's business.
+fn create_vm(system: &System) -> Result<VmFd, KvmError> {
+    loop {
+        match system.fd.create_vm() {
+            Err(error) if error.errno() == libc::EINTR => {}
+            result => return result.map_err(call("KVM_CREATE_VM")),
+        }
     }
 }
 

@@ -69,6 +69,9 @@ pub enum RunError {
     /// A vCPU that the host's KVM refused to run.
     #[error(transparent)]
     Cpu(#[from] CpuError),
+    /// A signal came while the machine was built, and a call to KVM failed for it.
+    #[error("ended by signal {0}")]
+    Signal(i32),
 }
 
 fn host(what: &'static str) -> impl Fn(io::Error) -> RunError {
@@ -93,7 +96,11 @@ pub fn run(
     let (reporter, events) = Reporter::new(waker.clone());
     let notes = reporter.clone();
     let note = Box::new(move |text| notes.report(MachineEvent::Note(text)));
-    let mut machine = blueprint.build(Host { serial: Box::new(ring.clone()), debug_console: Box::new(ring) }, note)?;
+    let host_ends = Host { serial: Box::new(ring.clone()), debug_console: Box::new(ring) };
+    let mut machine = blueprint.build(host_ends, note).map_err(|error| match signals.came() {
+        Some(signal) => RunError::Signal(signal),
+        None => error.into(),
+    })?;
     phases.kvm = now_us();
     let vcpus = std::mem::take(&mut machine.vcpus);
     let cpus = Cpus::start(vcpus, machine.io.clone(), reporter).map_err(host("start the vCPU threads"))?;

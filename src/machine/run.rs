@@ -67,11 +67,15 @@ fn told(config: &RunConfig, blueprint: &Blueprint, finished: Finished) -> Run {
 }
 
 fn not_begun(config: &RunConfig, error: &RunError) -> Run {
-    let usage = matches!(error, RunError::Console(error) if error.is_usage());
+    let (ending, status) = match error {
+        RunError::Signal(signal) => (Ending::Outcome(Outcome::Signal(*signal)), Outcome::Signal(*signal).status(None)),
+        RunError::Console(console) if console.is_usage() => (Ending::HostError(error.to_string()), USAGE),
+        _ => (Ending::HostError(error.to_string()), HOST_ERROR),
+    };
     Run {
         image: image_name(&config.image).to_string_lossy().into_owned(),
-        ending: Ending::HostError(error.to_string()),
-        status: if usage { USAGE } else { HOST_ERROR },
+        ending,
+        status,
         duration: Duration::ZERO,
         phases: Phases::default(),
         expect: config.console.expect.clone(),
