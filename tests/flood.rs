@@ -55,7 +55,11 @@ fn start(scratch: &Scratch, code: &[&[u8]]) -> Child {
     let mut command = Command::new(PROGRAM);
     command.args(["run", &image, "--format", "flat64", "--irqchip", "none", "--mem", "16M"]);
     command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
-    command.spawn().expect("the program can be started")
+    let child = command.spawn().expect("the program can be started");
+    // The smaller the pipe, the sooner it is full.
+    let stdout = child.stdout.as_ref().expect("a pipe");
+    rustix::pipe::fcntl_setpipe_size(stdout, 4096).expect("pipes have a size");
+    child
 }
 
 /// Ends a run with status 11: `mov edx, 0xf4; mov eax, 5; out dx, eax`.
@@ -66,7 +70,7 @@ fn sec49_a_guest_that_ignores_the_line_status_floods_a_reader_that_stopped() {
     if !kvm::available() {
         return;
     }
-    const PAGES: u32 = 36;
+    const PAGES: u32 = 20;
     // mov edx, 0x3f8; mov ebx, PAGES; then PAGES times: mov esi, 0x10000; mov ecx, 4096; rep outsb; dec ebx; jnz
     let code = [
         &b"\xba\xf8\x03\0\0\xbb"[..],
@@ -100,13 +104,16 @@ fn sec49_a_guest_that_heeds_the_line_status_loses_nothing_when_the_reader_return
     if !kvm::available() {
         return;
     }
-    const BYTES: u32 = 140_000;
-    // again: mov edx, 0x3fd; in al, dx; test al, 0x20; jz again; mov edx, 0x3f8; mov eax, ebx; out dx, al;
-    // inc ebx; cmp ebx, BYTES; jne again
+    const BYTES: u32 = 80_000;
+    // xor ebx, ebx; mov edx, 0x3fa; mov al, 1; out dx, al: FIFOs on
+    // again: mov edx, 0x3fd; poll: in al, dx; test al, 0x20; jz poll; mov edx, 0x3f8; mov ecx, 16
+    // byte: mov eax, ebx; out dx, al; inc ebx; dec ecx; jnz byte; cmp ebx, BYTES; jne again
     let code = [
-        &b"\x31\xdb\xba\xfd\x03\0\0\xec\xa8\x20\x74\xf6\xba\xf8\x03\0\0\x89\xd8\xee\xff\xc3\x81\xfb"[..],
+        &b"\x31\xdb\xba\xfa\x03\0\0\xb0\x01\xee"[..],
+        b"\xba\xfd\x03\0\0\xec\xa8\x20\x74\xfb\xba\xf8\x03\0\0\xb9\x10\0\0\0",
+        b"\x89\xd8\xee\xff\xc3\xff\xc9\x75\xf7\x81\xfb",
         &BYTES.to_le_bytes(),
-        b"\x75\xe4",
+        b"\x75\xdb",
         EXIT_5,
     ];
     let scratch = Scratch::new("flood-wait");
