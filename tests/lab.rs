@@ -116,7 +116,7 @@ fn test_programs(names: &[String]) -> Result<Vec<PathBuf>> {
         return Ok(Vec::new());
     }
     let mut cargo = Command::new(env!("CARGO"));
-    cargo.args(["test", "--no-run", "--quiet", "--message-format=json", "--manifest-path"]);
+    cargo.args(["test", "--no-run", "--quiet", "--message-format=json-render-diagnostics", "--manifest-path"]);
     cargo.arg(concat!(env!("CARGO_MANIFEST_DIR"), "/Cargo.toml"));
     for name in names {
         if name == "lib" {

@@ -2,7 +2,7 @@
 //!
 //! It mounts proc, sys and dev, says what it is and reads commands from the console; end of input powers off. Words after
 //! `--` on the kernel's command line are commands too and run first, as the kernel hands them to init:
-//! `hostel run vmlinuz --cmdline '-- cpus poweroff'`. Static, without a C library; left out: a shell's syntax, signals,
+//! `hostel run vmlinuz --cmdline='-- cpus poweroff'`. Static, without a C library; left out: a shell's syntax, signals,
 //! job control. Sources: Linux init.rst and kernel-parameters.rst for what the kernel gives to init, proc(5), sysrq.rst.
 
 #![no_std]
