@@ -172,7 +172,7 @@ fn a_refused_msr_is_a_general_protection_fault() {
     code.extend([0xb0, 0xaa, HLT]);
     let (vm, mut vcpu) = machine(&code);
     vm.ram().write(13 * 4, &[0x10, 0x10, 0, 0]).unwrap();
-    assert_eq!(vcpu.run(Reply::Resume).unwrap(), Exit::MsrRead { index: 0x1234_5678 });
+    assert_eq!(vcpu.run(Reply::Resume).unwrap(), Exit::MsrRead { index: 0x1234_5678, filtered: false });
     assert_eq!(vcpu.run(Reply::Fault).unwrap(), Exit::Halt);
     assert_eq!(vcpu.state().unwrap().regs.rax & 0xff, 0xaa, "the handler of #GP ran");
 }

@@ -37,15 +37,19 @@ pub enum Exit {
         /// What was written.
         value: u64,
     },
-    /// RDMSR of a register that KVM does not know: wants [`Reply::Value`] or [`Reply::Fault`].
+    /// RDMSR that KVM does not answer: wants [`Reply::Value`] or [`Reply::Fault`].
     MsrRead {
         /// Number of the register.
         index: u32,
+        /// KVM knows the register and was told to ask first; else it does not know it.
+        filtered: bool,
     },
-    /// WRMSR of a register that KVM does not know: wants [`Reply::Resume`] or [`Reply::Fault`].
+    /// WRMSR that KVM does not answer: wants [`Reply::Resume`] or [`Reply::Fault`].
     MsrWrite {
         /// Number of the register.
         index: u32,
+        /// KVM knows the register and was told to ask first; else it does not know it.
+        filtered: bool,
         /// What was written.
         value: u64,
     },

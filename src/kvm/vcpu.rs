@@ -12,8 +12,8 @@ use crate::arch::cpuid::CpuidLeaf;
 use kvm_bindings::{
     KVM_EXIT_DEBUG, KVM_EXIT_FAIL_ENTRY, KVM_EXIT_HLT, KVM_EXIT_HYPERCALL, KVM_EXIT_INTERNAL_ERROR, KVM_EXIT_INTR,
     KVM_EXIT_IO, KVM_EXIT_IO_OUT, KVM_EXIT_IOAPIC_EOI, KVM_EXIT_IRQ_WINDOW_OPEN, KVM_EXIT_MMIO, KVM_EXIT_SHUTDOWN,
-    KVM_EXIT_SYSTEM_EVENT, KVM_EXIT_X86_RDMSR, KVM_EXIT_X86_WRMSR, KVM_MP_STATE_HALTED, KVM_MP_STATE_RUNNABLE, Msrs,
-    kvm_msr_entry, kvm_run,
+    KVM_EXIT_SYSTEM_EVENT, KVM_EXIT_X86_RDMSR, KVM_EXIT_X86_WRMSR, KVM_MP_STATE_HALTED, KVM_MP_STATE_RUNNABLE,
+    KVM_MSR_EXIT_REASON_FILTER, KVM_SYNC_X86_REGS, KVM_SYNC_X86_SREGS, Msrs, kvm_msr_entry, kvm_run,
 };
 use kvm_ioctls::VcpuFd;
 use std::io;
@@ -28,6 +28,9 @@ pub struct Vcpu {
     fd: VcpuFd,
     id: u32,
     has_lapic: bool,
+    /// Registers that KVM can sync, and those that it does.
+    can_sync: Synced,
+    synced: Synced,
     pending: Pending,
 }
 
@@ -50,6 +53,18 @@ enum Pending {
     Hypercall,
 }
 
+/// Registers that KVM copies into `kvm_run` at each exit (KVM API §5 KVM_CAP_SYNC_REGS).
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Synced {
+    /// None.
+    #[default]
+    Nothing,
+    /// General registers, RIP and RFLAGS.
+    General,
+    /// These, segments and control registers.
+    All,
+}
+
 /// Whether a vCPU can ever run again by itself.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Activity {
@@ -62,8 +77,8 @@ pub enum Activity {
 }
 
 impl Vcpu {
-    pub(super) fn new(fd: VcpuFd, id: u32, has_lapic: bool) -> Vcpu {
-        Vcpu { fd, id, has_lapic, pending: Pending::Nothing }
+    pub(super) fn new(fd: VcpuFd, id: u32, has_lapic: bool, can_sync: Synced) -> Vcpu {
+        Vcpu { fd, id, has_lapic, can_sync, synced: Synced::Nothing, pending: Pending::Nothing }
     }
 
     /// Number of the vCPU: its APIC id.
@@ -113,6 +128,28 @@ impl Vcpu {
         let regs = self.fd.get_regs().map_err(os_error)?;
         let sregs = self.fd.get_sregs().map_err(os_error)?;
         Ok(registers::state(&regs, &sregs))
+    }
+
+    /// Has KVM copy `registers` at each exit from now on. Where it cannot (before Linux 4.17), nothing is synced.
+    pub fn sync(&mut self, registers: Synced) {
+        self.synced = if self.can_sync == Synced::All { registers } else { Synced::Nothing };
+        self.fd.get_kvm_run().kvm_valid_regs = match self.synced {
+            Synced::Nothing => 0,
+            Synced::General => KVM_SYNC_X86_REGS,
+            Synced::All => KVM_SYNC_X86_REGS | KVM_SYNC_X86_SREGS,
+        }
+        .into();
+    }
+
+    /// RIP as the last exit left it, relative to CS; `None` unless it is synced.
+    pub fn synced_rip(&self) -> Option<u64> {
+        (self.synced != Synced::Nothing).then(|| self.fd.sync_regs().regs.rip)
+    }
+
+    /// Registers as the last exit left them; `None` unless all are synced.
+    pub fn synced_state(&self) -> Option<CpuState> {
+        let synced = (self.synced == Synced::All).then(|| self.fd.sync_regs())?;
+        Some(registers::state(&synced.regs, &synced.sregs))
     }
 
     /// Injects a non-maskable interrupt.
@@ -294,12 +331,14 @@ fn decode(run: &kvm_run) -> (Exit, Pending) {
         KVM_EXIT_X86_RDMSR => {
             // SAFETY: as above.
             let msr = unsafe { data.msr };
-            (Exit::MsrRead { index: msr.index }, Pending::MsrRead)
+            let filtered = msr.reason & KVM_MSR_EXIT_REASON_FILTER != 0;
+            (Exit::MsrRead { index: msr.index, filtered }, Pending::MsrRead)
         }
         KVM_EXIT_X86_WRMSR => {
             // SAFETY: as above.
             let msr = unsafe { data.msr };
-            (Exit::MsrWrite { index: msr.index, value: msr.data }, Pending::MsrWrite)
+            let filtered = msr.reason & KVM_MSR_EXIT_REASON_FILTER != 0;
+            (Exit::MsrWrite { index: msr.index, filtered, value: msr.data }, Pending::MsrWrite)
         }
         KVM_EXIT_HYPERCALL => {
             // SAFETY: as above.

@@ -5,13 +5,14 @@
 
 use super::irq::{KvmLine, KvmMsiSink};
 use super::system::{KvmError, System, call};
-use super::vcpu::Vcpu;
+use super::vcpu::{Synced, Vcpu};
 use crate::arch::irqchip::Irqchip;
 use crate::arch::layout::{KVM_IDENTITY_MAP, KVM_TSS};
 use crate::memory::ram::GuestRam;
 use kvm_bindings::{
-    KVM_CAP_SPLIT_IRQCHIP, KVM_CAP_X86_USER_SPACE_MSR, KVM_MSR_EXIT_REASON_UNKNOWN, KVM_PIT_SPEAKER_DUMMY,
-    kvm_enable_cap, kvm_pit_config, kvm_userspace_memory_region,
+    KVM_CAP_SPLIT_IRQCHIP, KVM_CAP_SYNC_REGS, KVM_CAP_X86_USER_SPACE_MSR, KVM_MSR_EXIT_REASON_UNKNOWN,
+    KVM_PIT_SPEAKER_DUMMY, KVM_SYNC_X86_REGS, KVM_SYNC_X86_SREGS, kvm_enable_cap, kvm_pit_config,
+    kvm_userspace_memory_region,
 };
 use kvm_ioctls::VmFd;
 use std::sync::Arc;
@@ -23,6 +24,8 @@ pub const IOAPIC_INPUTS: u32 = 24;
 pub struct Vm {
     fd: Arc<VmFd>,
     irqchip: Irqchip,
+    /// Registers that its vCPUs can sync.
+    can_sync: Synced,
     /// KVM reads and writes it behind the guest's accesses: it lives as long as the machine.
     ram: Arc<GuestRam>,
 }
@@ -53,7 +56,10 @@ impl Vm {
             // SAFETY: the slot is a mapping that `ram` owns and never moves, and the Vm holds `ram` as long as the fd.
             unsafe { fd.set_user_memory_region(region) }.map_err(call("KVM_SET_USER_MEMORY_REGION"))?;
         }
-        Ok(Vm { fd: Arc::new(fd), irqchip, ram })
+        let syncs = system.capability(KVM_CAP_SYNC_REGS) as u32;
+        let all = KVM_SYNC_X86_REGS | KVM_SYNC_X86_SREGS;
+        let can_sync = if syncs & all == all { Synced::All } else { Synced::Nothing };
+        Ok(Vm { fd: Arc::new(fd), irqchip, can_sync, ram })
     }
 
     /// Creates vCPU number `id`: 0 starts, the others wait for INIT and SIPI where there are LAPICs.
@@ -62,7 +68,7 @@ impl Vm {
     /// KVM refuses.
     pub fn create_vcpu(&self, id: u32) -> Result<Vcpu, KvmError> {
         let fd = self.fd.create_vcpu(id.into()).map_err(call("KVM_CREATE_VCPU"))?;
-        Ok(Vcpu::new(fd, id, self.irqchip != Irqchip::None))
+        Ok(Vcpu::new(fd, id, self.irqchip != Irqchip::None, self.can_sync))
     }
 
     /// Input `gsi` of the in-kernel PIC and IOAPIC.

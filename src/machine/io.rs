@@ -56,7 +56,7 @@ impl ExitHandler for IoHandler {
                 io.mmio.write(addr, size, value);
                 Reply::Resume
             }
-            Exit::MsrRead { index } => io.refuse_msr("RDMSR", index),
+            Exit::MsrRead { index, .. } => io.refuse_msr("RDMSR", index),
             Exit::MsrWrite { index, .. } => io.refuse_msr("WRMSR", index),
             Exit::IoapicEoi { vector } => {
                 if let Some(ioapic) = &io.ioapic {
@@ -146,10 +146,16 @@ mod tests {
     fn an_unknown_msr_faults_and_is_named_once() {
         let (mut handler, names) = handler();
         for _ in 0..3 {
-            assert_eq!(handle(&mut handler, Exit::MsrRead { index: 0x1234_5678 }), ControlFlow::Continue(Reply::Fault));
+            assert_eq!(
+                handle(&mut handler, Exit::MsrRead { index: 0x1234_5678, filtered: false }),
+                ControlFlow::Continue(Reply::Fault)
+            );
         }
         for index in 0..1000 {
-            assert_eq!(handle(&mut handler, Exit::MsrWrite { index, value: 0 }), ControlFlow::Continue(Reply::Fault));
+            assert_eq!(
+                handle(&mut handler, Exit::MsrWrite { index, filtered: false, value: 0 }),
+                ControlFlow::Continue(Reply::Fault)
+            );
         }
         let names: Vec<_> = names.try_iter().collect();
         assert!(names[0].contains("RDMSR 0x12345678"), "{}", names[0]);

@@ -3,7 +3,7 @@
 
 use crate::arch::cpu_state::CpuState;
 use crate::kvm::exit::{Exit, Reply};
-use crate::kvm::vcpu::{Activity, Vcpu};
+use crate::kvm::vcpu::{Activity, Synced, Vcpu};
 use std::io;
 
 /// A virtual CPU.
@@ -33,6 +33,15 @@ pub trait Cpu {
     /// # Errors
     /// The host's KVM refuses to tell.
     fn state(&self) -> Result<CpuState, CpuError>;
+
+    /// Which registers KVM leaves beside each exit from now on, to be read without a further call.
+    fn sync(&mut self, registers: Synced);
+
+    /// RIP as the last exit left it, relative to CS; `None` unless general registers are synced.
+    fn synced_rip(&self) -> Option<u64>;
+
+    /// Registers as the last exit left them; `None` unless all are synced.
+    fn synced_state(&self) -> Option<CpuState>;
 
     /// Whether the vCPU can ever run again by itself.
     ///
@@ -78,6 +87,18 @@ impl Cpu for Vcpu {
 
     fn state(&self) -> Result<CpuState, CpuError> {
         Vcpu::state(self).map_err(|source| failed("read the registers", self, source))
+    }
+
+    fn sync(&mut self, registers: Synced) {
+        Vcpu::sync(self, registers);
+    }
+
+    fn synced_rip(&self) -> Option<u64> {
+        Vcpu::synced_rip(self)
+    }
+
+    fn synced_state(&self) -> Option<CpuState> {
+        Vcpu::synced_state(self)
     }
 
     fn activity(&self) -> Result<Activity, CpuError> {

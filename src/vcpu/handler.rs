@@ -31,6 +31,6 @@ pub trait ExitObserver: Send {
     /// The guest stopped with `exit`, not yet answered.
     fn exited(&mut self, exit: Exit, cpu: &mut dyn Cpu);
 
-    /// `exit` was answered with `reply`; the guest is about to go on.
-    fn answered(&mut self, exit: Exit, reply: Reply);
+    /// `exit` was answered with `reply`, and the guest is about to go on; `None`: the vCPU's run ends with it.
+    fn answered(&mut self, exit: Exit, reply: Option<Reply>);
 }

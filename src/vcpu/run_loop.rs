@@ -35,13 +35,14 @@ pub fn run_loop(
         if let Some(observer) = &mut observer {
             observer.exited(exit, cpu);
         }
-        reply = match handler.handle(exit, cpu) {
+        let answer = handler.handle(exit, cpu);
+        if let Some(observer) = &mut observer {
+            observer.answered(exit, answer.continue_value());
+        }
+        reply = match answer {
             ControlFlow::Continue(reply) => reply,
             ControlFlow::Break(reason) => return Ok(reason),
         };
-        if let Some(observer) = &mut observer {
-            observer.answered(exit, reply);
-        }
     }
 }
 
@@ -80,7 +81,7 @@ mod tests {
         fn exited(&mut self, exit: Exit, _cpu: &mut dyn Cpu) {
             self.0.push(format!("{exit:?}"));
         }
-        fn answered(&mut self, _exit: Exit, reply: Reply) {
+        fn answered(&mut self, _exit: Exit, reply: Option<Reply>) {
             self.0.push(format!("{reply:?}"));
         }
     }
@@ -94,7 +95,8 @@ mod tests {
         let end = run_loop(&mut cpu, &mut Ports, Some(&mut log), &mut TwoInterrupts(0)).unwrap();
         assert_eq!(end, StopReason::Halted);
         assert_eq!(cpu.replies(), [Reply::Resume, Reply::Value(0x60), Reply::Resume]);
-        assert_eq!(log.0.len(), 5, "two answered exits and the last one");
+        assert_eq!(log.0[1], "Some(Value(96))");
+        assert_eq!((log.0.len(), log.0[5].as_str()), (6, "None"), "two answered exits, and one that ends the run");
     }
 
     #[test]

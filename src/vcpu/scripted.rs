@@ -3,7 +3,7 @@
 use super::cpu::{Cpu, CpuError};
 use crate::arch::cpu_state::CpuState;
 use crate::kvm::exit::{Exit, Reply};
-use crate::kvm::vcpu::Activity;
+use crate::kvm::vcpu::{Activity, Synced};
 
 /// A vCPU that runs into given exits and remembers the replies. After the last exit it is interrupted for ever.
 #[derive(Debug, Default)]
@@ -12,12 +12,18 @@ pub struct ScriptedCpu {
     next: usize,
     replies: Vec<Reply>,
     state: CpuState,
+    synced: Synced,
 }
 
 impl ScriptedCpu {
     /// A vCPU that will run into `exits`.
     pub fn new(exits: Vec<Exit>) -> ScriptedCpu {
         ScriptedCpu { replies: Vec::with_capacity(exits.len() + 1), exits, ..ScriptedCpu::default() }
+    }
+
+    /// The same vCPU with these registers, at each exit.
+    pub fn in_state(self, state: CpuState) -> ScriptedCpu {
+        ScriptedCpu { state, ..self }
     }
 
     /// What each entry was given.
@@ -46,6 +52,18 @@ impl Cpu for ScriptedCpu {
 
     fn state(&self) -> Result<CpuState, CpuError> {
         Ok(self.state)
+    }
+
+    fn sync(&mut self, registers: Synced) {
+        self.synced = registers;
+    }
+
+    fn synced_rip(&self) -> Option<u64> {
+        (self.synced != Synced::Nothing).then_some(self.state.regs.rip)
+    }
+
+    fn synced_state(&self) -> Option<CpuState> {
+        (self.synced == Synced::All).then_some(self.state)
     }
 
     fn activity(&self) -> Result<Activity, CpuError> {
