@@ -1,6 +1,6 @@
 //! The command line: verbs and where they lead. Options of `run` are fields of [`RunConfig`].
 
-use crate::config::{IrqchipChoice, RunConfig, ScriptStep};
+use crate::config::{IrqchipChoice, RunConfig, ScriptStep, TraceConfig};
 use crate::machine::console;
 use clap::error::ErrorKind;
 use clap::{ArgMatches, CommandFactory, FromArgMatches, Parser, Subcommand};
@@ -21,6 +21,8 @@ pub enum Verb {
     /// Boot a sample guest or an image file
     #[command(after_help = format!("{EXAMPLES}\n\n{EXIT_STATUS}"))]
     Run(Box<RunConfig>),
+    /// Run, and print every exit of the guest: what trapped, where, and how it was answered
+    Trace(Box<TraceConfig>),
     /// List the sample guests inside this program
     Guests,
     /// Tell what this host offers, measured, and how to repair what is missing
@@ -64,8 +66,13 @@ impl Cli {
 
     fn parse_matches(matches: ArgMatches) -> Result<Cli, clap::Error> {
         let mut cli = Cli::from_arg_matches(&matches)?;
-        if let (Verb::Run(config), Some(("run", run))) = (&mut cli.verb, matches.subcommand()) {
-            config.console.script = script(run);
+        let config = match &mut cli.verb {
+            Verb::Run(config) => config,
+            Verb::Trace(config) => &mut config.run,
+            _ => return Ok(cli),
+        };
+        if let Some((_, options)) = matches.subcommand() {
+            config.console.script = script(options);
             check(config)?;
         }
         Ok(cli)

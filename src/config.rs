@@ -43,6 +43,18 @@ pub struct RunConfig {
     pub dry_run: bool,
 }
 
+/// Options of `hostel trace`: those of `run`, and what is traced and shown.
+#[derive(Args, Clone, Debug)]
+pub struct TraceConfig {
+    /// The run that is traced
+    #[command(flatten)]
+    pub run: RunConfig,
+
+    /// Write the trace to a file instead of standard error
+    #[arg(long, value_name = "FILE", help_heading = "Trace")]
+    pub output: Option<PathBuf>,
+}
+
 /// What the machine is made of.
 #[derive(Args, Clone, Debug)]
 pub struct MachineConfig {

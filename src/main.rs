@@ -4,7 +4,7 @@ use anyhow::Context;
 use hostel::backend::{signals, terminal};
 use hostel::boot::samples::SAMPLES;
 use hostel::cli::{self, Cli, Verb};
-use hostel::config::RunConfig;
+use hostel::config::{RunConfig, TraceConfig};
 use hostel::doctor::examine::examine;
 use hostel::machine::outcome::{HOST_ERROR, Outcome};
 use hostel::machine::phases::now_us;
@@ -19,7 +19,9 @@ fn main() {
     terminal::restore_on_crash();
     let status = match Cli::from_arguments().verb {
         Verb::Run(config) if config.dry_run => dry_run(&config),
-        Verb::Run(config) => run(&config, process_start),
+        Verb::Trace(config) if config.run.dry_run => dry_run(&config.run),
+        Verb::Run(config) => run(&config, None, process_start),
+        Verb::Trace(config) => run(&config.run, Some(&config), process_start),
         Verb::Guests => print(guests().as_bytes(), 0),
         Verb::Doctor { json } => doctor(json),
         Verb::Completions { shell } => print(&cli::completions(shell), 0),
@@ -40,8 +42,8 @@ fn print(text: &[u8], status: i32) -> anyhow::Result<i32> {
     }
 }
 
-fn run(config: &RunConfig, process_start: u64) -> anyhow::Result<i32> {
-    let (outcome, status) = run::run(config, process_start);
+fn run(config: &RunConfig, trace: Option<&TraceConfig>, process_start: u64) -> anyhow::Result<i32> {
+    let (outcome, status) = run::run(config, trace, process_start);
     if let Some(Outcome::Signal(signal)) = outcome {
         signals::end_by(signal);
     }

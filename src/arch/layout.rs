@@ -82,6 +82,8 @@ pub const PORT_RTC: u16 = 0x70;
 pub const PORT_I8042_DATA: u16 = 0x60;
 /// i8042 command and status port.
 pub const PORT_I8042_COMMAND: u16 = 0x64;
+/// Where firmware writes its progress codes; nothing answers there, guests mark points in time by it.
+pub const PORT_POST: u16 = 0x80;
 /// Debug console.
 pub const PORT_DEBUG_CONSOLE: u16 = 0xe9;
 /// isa-debug-exit.

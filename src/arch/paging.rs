@@ -60,11 +60,22 @@ pub struct Walk {
 /// Translates the linear address `gva` as the vCPU in `state` would. `read` gives a 64-bit word of guest-physical memory.
 pub fn walk(state: &CpuState, gva: u64, read: &mut dyn FnMut(u64) -> Option<u64>) -> Walk {
     let mut steps = Vec::new();
+    let gpa = translate(state, gva, read, &mut |step| steps.push(step));
+    Walk { steps, gpa }
+}
+
+/// The guest-physical address behind `gva`; each entry on the way is shown to `seen`.
+fn translate(
+    state: &CpuState,
+    gva: u64,
+    read: &mut dyn FnMut(u64) -> Option<u64>,
+    seen: &mut dyn FnMut(Step),
+) -> Option<u64> {
     if state.cr0 & CR0_PG == 0 {
-        return Walk { steps, gpa: Some(gva & 0xffff_ffff) };
+        return Some(gva & 0xffff_ffff);
     }
     if state.cr4 & CR4_PAE == 0 {
-        return Walk { steps, gpa: None };
+        return None;
     }
     let long = state.efer & EFER_LMA != 0;
     let levels: &[(&'static str, u32)] = if long {
@@ -76,27 +87,38 @@ pub fn walk(state: &CpuState, gva: u64, read: &mut dyn FnMut(u64) -> Option<u64>
     for &(name, shift) in levels {
         let entry_gpa = table + ((gva >> shift) & 0x1ff) * 8;
         let entry = read(entry_gpa);
-        steps.push(Step { table: name, entry_gpa, entry });
-        let Some(entry) = entry.filter(|entry| entry & PRESENT != 0) else { return Walk { steps, gpa: None } };
+        seen(Step { table: name, entry_gpa, entry });
+        let entry = entry.filter(|entry| entry & PRESENT != 0)?;
         let is_page = shift == 12 || (entry & PAGE != 0 && shift != 39);
         if is_page {
             let offset = (1u64 << shift) - 1;
-            return Walk { steps, gpa: Some((entry & ADDRESS & !offset) | (gva & offset)) };
+            return Some((entry & ADDRESS & !offset) | (gva & offset));
         }
         table = entry & ADDRESS;
     }
-    Walk { steps, gpa: None }
+    None
 }
 
 /// Copies guest code or data at the linear address `gva` into `bytes` through the page tables; returns how many bytes
 /// could be read.
 pub fn read_linear(state: &CpuState, gva: u64, bytes: &mut [u8], read: &mut dyn FnMut(u64) -> Option<u64>) -> usize {
-    for (index, byte) in bytes.iter_mut().enumerate() {
-        let Some(gpa) = walk(state, gva.wrapping_add(index as u64), read).gpa else { return index };
-        let Some(word) = read(gpa & !7) else { return index };
-        *byte = word.to_le_bytes()[(gpa & 7) as usize];
+    let mut done = 0;
+    while done < bytes.len() {
+        let at = gva.wrapping_add(done as u64);
+        let Some(gpa) = translate(state, at, read, &mut |_| ()) else { return done };
+        let page_end = (gpa | (PAGE_SIZE - 1)).saturating_add(1);
+        let in_page = bytes.len().min(done + (page_end - gpa) as usize);
+        let mut gpa = gpa;
+        while done < in_page {
+            let Some(word) = read(gpa & !7) else { return done };
+            let word = &word.to_le_bytes()[(gpa & 7) as usize..];
+            let count = word.len().min(in_page - done);
+            bytes[done..done + count].copy_from_slice(&word[..count]);
+            done += count;
+            gpa += count as u64;
+        }
     }
-    bytes.len()
+    done
 }
 
 #[cfg(test)]

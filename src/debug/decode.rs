@@ -1,6 +1,6 @@
 //! One guest instruction as text: Intel syntax, with its bytes.
 
-use iced_x86::{Decoder, DecoderOptions, Formatter, IntelFormatter};
+use iced_x86::{Decoder, DecoderOptions, Formatter, Instruction, IntelFormatter};
 
 /// Longest x86 instruction (Intel SDM vol. 2A §2.3.11).
 pub const INSTRUCTION_BYTES_MAX: usize = 15;
@@ -12,6 +12,11 @@ pub fn decode(bits: u32, rip: u64, bytes: &[u8]) -> Option<(String, usize)> {
     if instruction.is_invalid() {
         return None;
     }
+    Some((text(&instruction), instruction.len()))
+}
+
+/// An instruction as text.
+pub fn text(instruction: &Instruction) -> String {
     let mut formatter = IntelFormatter::new();
     let options = formatter.options_mut();
     options.set_hex_prefix("0x");
@@ -19,8 +24,8 @@ pub fn decode(bits: u32, rip: u64, bytes: &[u8]) -> Option<(String, usize)> {
     options.set_space_after_operand_separator(true);
     options.set_uppercase_hex(false);
     let mut text = String::new();
-    formatter.format(&instruction, &mut text);
-    Some((text, instruction.len()))
+    formatter.format(instruction, &mut text);
+    text
 }
 
 /// The instruction that begins with `bytes`, with its bytes in hexadecimal: "mov cr3, rax   (0f 22 d8)".

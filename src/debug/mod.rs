@@ -3,5 +3,11 @@
 
 pub mod crash;
 pub mod decode;
+pub mod event;
+pub mod lines;
+pub mod locate;
 pub mod registers;
+pub mod sink;
 pub mod symbols;
+pub mod trace_thread;
+pub mod tracer;

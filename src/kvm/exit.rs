@@ -3,7 +3,7 @@
 //! Source: KVM API §5 "The kvm_run structure".
 
 /// A reason for which KVM_RUN returned. Accesses are single: string instructions are already taken apart.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Exit {
     /// IN: wants [`Reply::Value`].
     PioRead {
@@ -88,7 +88,7 @@ pub enum Exit {
 }
 
 /// Why KVM could not go on.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Failure {
     /// KVM_EXIT_FAIL_ENTRY: the processor refused the guest's state.
     FailedEntry {

@@ -54,7 +54,7 @@ enum Pending {
 }
 
 /// Registers that KVM copies into `kvm_run` at each exit (KVM API §5 KVM_CAP_SYNC_REGS).
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Synced {
     /// None.
     #[default]
@@ -130,9 +130,9 @@ impl Vcpu {
         Ok(registers::state(&regs, &sregs))
     }
 
-    /// Has KVM copy `registers` at each exit from now on. Where it cannot (before Linux 4.17), nothing is synced.
+    /// Has KVM copy at least `registers` at each exit from now on. Where it cannot (before Linux 4.17), nothing is synced.
     pub fn sync(&mut self, registers: Synced) {
-        self.synced = if self.can_sync == Synced::All { registers } else { Synced::Nothing };
+        self.synced = self.synced.max(registers).min(self.can_sync);
         self.fd.get_kvm_run().kvm_valid_regs = match self.synced {
             Synced::Nothing => 0,
             Synced::General => KVM_SYNC_X86_REGS,

@@ -6,7 +6,7 @@ use super::phases::now_us;
 use crate::arch::cpu_state::CpuState;
 use crate::kvm::vcpu::{Activity, Vcpu};
 use crate::vcpu::cpu::{Cpu, CpuError};
-use crate::vcpu::handler::StopReason;
+use crate::vcpu::handler::{ExitObserver, StopReason};
 use crate::vcpu::thread::{VcpuHandle, VcpuThread};
 use std::io;
 use std::sync::Arc;
@@ -35,13 +35,19 @@ pub struct Cpus {
 }
 
 impl Cpus {
-    /// Starts a thread for each of `vcpus` and lets them run; their ends are reported to `reporter`.
+    /// Starts a thread for each of `vcpus` and lets them run; their ends are reported to `reporter`. `observer` gives what
+    /// watches the exits of one.
     ///
     /// # Errors
     /// The host gives no thread.
-    pub fn start(vcpus: Vec<Vcpu>, io: Arc<MachineIo>, reporter: Reporter) -> io::Result<Cpus> {
+    pub fn start(
+        vcpus: Vec<Vcpu>,
+        io: Arc<MachineIo>,
+        reporter: Reporter,
+        observer: &dyn Fn() -> Option<Box<dyn ExitObserver>>,
+    ) -> io::Result<Cpus> {
         let first_entry_us = Arc::new(AtomicU64::new(0));
-        let threads = vcpus.into_iter().map(|vcpu| thread(vcpu, &io, &reporter, &first_entry_us).spawn());
+        let threads = vcpus.into_iter().map(|vcpu| thread(vcpu, &io, &reporter, &first_entry_us, observer()).spawn());
         let handles: Vec<_> = threads.collect::<io::Result<_>>()?;
         handles.iter().for_each(VcpuHandle::resume);
         let (look_at, answers) = (Instant::now() + LOOK_AFTER, vec![None; handles.len()]);
@@ -134,7 +140,13 @@ impl Cpus {
     }
 }
 
-fn thread(vcpu: Vcpu, io: &Arc<MachineIo>, reporter: &Reporter, first_entry_us: &Arc<AtomicU64>) -> VcpuThread {
+fn thread(
+    vcpu: Vcpu,
+    io: &Arc<MachineIo>,
+    reporter: &Reporter,
+    first_entry_us: &Arc<AtomicU64>,
+    observer: Option<Box<dyn ExitObserver>>,
+) -> VcpuThread {
     let (reporter, first_entry_us) = (reporter.clone(), first_entry_us.clone());
     let boots = vcpu.id() == 0;
     let entering = move || {
@@ -150,7 +162,7 @@ fn thread(vcpu: Vcpu, io: &Arc<MachineIo>, reporter: &Reporter, first_entry_us: 
     VcpuThread {
         cpu: Box::new(vcpu),
         handler: Box::new(IoHandler(io.clone())),
-        observer: None,
+        observer,
         entering: Box::new(entering),
         ended: Box::new(ended),
     }

@@ -8,6 +8,7 @@ use super::devices::Host;
 use super::events::{MachineEvent, Reporter};
 use super::outcome::{Outcome, Stopped};
 use super::phases::{Phases, now_us};
+use super::tracing::{Tracing, TracingError};
 use crate::arch::cpu_state::CpuState;
 use crate::backend::expect::Event;
 use crate::backend::kernel_cache::StoreJob;
@@ -58,6 +59,9 @@ pub enum RunError {
     /// The console could not be opened.
     #[error(transparent)]
     Console(#[from] ConsoleError),
+    /// The trace could not be started.
+    #[error(transparent)]
+    Tracing(#[from] TracingError),
     /// The host ran out of something.
     #[error("{what}: {source}")]
     Host {
@@ -78,7 +82,8 @@ fn host(what: &'static str) -> impl Fn(io::Error) -> RunError {
     move |source| RunError::Host { what, source }
 }
 
-/// Runs the machine until it ends. `store` is done beside it, once it runs; `phases` has the phases that are over.
+/// Runs the machine until it ends. `store` is done beside it, once it runs; `tracing` watches it; `phases` has the phases
+/// that are over.
 ///
 /// # Errors
 /// The machine cannot be built, or the host fails it.
@@ -86,6 +91,7 @@ pub fn run(
     blueprint: &Blueprint,
     store: Option<StoreJob>,
     config: &RunConfig,
+    tracing: Option<&Tracing>,
     mut phases: Phases,
 ) -> Result<Finished, RunError> {
     let waker = Waker::new().map_err(host("create the control loop's waker"))?;
@@ -103,7 +109,8 @@ pub fn run(
     })?;
     phases.kvm = now_us();
     let vcpus = std::mem::take(&mut machine.vcpus);
-    let cpus = Cpus::start(vcpus, machine.io.clone(), reporter).map_err(host("start the vCPU threads"))?;
+    let observer = || tracing.map(|tracing| tracing.observer(&machine.io, &blueprint.ram));
+    let cpus = Cpus::start(vcpus, machine.io.clone(), reporter, &observer).map_err(host("start the vCPU threads"))?;
     let started = Instant::now();
     let (panicked, at_deadline) = (None, Vec::new());
     let mut control =

@@ -16,3 +16,4 @@ pub mod plan;
 pub mod report;
 pub mod report_file;
 pub mod run;
+pub mod tracing;

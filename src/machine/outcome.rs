@@ -32,6 +32,11 @@ pub enum Outcome {
         /// The pattern.
         pattern: String,
     },
+    /// The trace is not what it was asked to be.
+    TraceBroken {
+        /// What differs, in lines.
+        what: String,
+    },
     /// The deadline passed.
     Deadline,
     /// The guest's kernel panicked.
@@ -69,7 +74,7 @@ impl Outcome {
             Outcome::Rejected { .. } => 5,
             Outcome::TripleFault(_) | Outcome::Failed(..) | Outcome::Panicked { .. } => 4,
             Outcome::Deadline => 3,
-            Outcome::ExpectationUnmet { .. } => 2,
+            Outcome::ExpectationUnmet { .. } | Outcome::TraceBroken { .. } => 2,
             Outcome::PoweredOff
             | Outcome::Reset
             | Outcome::Halted
@@ -93,7 +98,7 @@ impl Outcome {
             Outcome::Panicked { .. } => 12,
             Outcome::TripleFault(_) => 14,
             Outcome::Failed(..) => 16,
-            Outcome::ExpectationUnmet { .. } => 18,
+            Outcome::ExpectationUnmet { .. } | Outcome::TraceBroken { .. } => 18,
             Outcome::Rejected { .. } => 20,
             Outcome::Deadline => 124,
             Outcome::Quit => 130,
@@ -123,6 +128,7 @@ mod tests {
             (Outcome::TripleFault(STOPPED), 14),
             (Outcome::Failed(Failure::Unknown { reason: 1 }, STOPPED), 16),
             (Outcome::ExpectationUnmet { pattern: "x".into() }, 18),
+            (Outcome::TraceBroken { what: "x".into() }, 18),
             (Outcome::Rejected { pattern: "x".into(), line: "x".into() }, 20),
             (Outcome::Deadline, 124),
             (Outcome::Quit, 130),

@@ -2,9 +2,11 @@
 
 use super::outcome::{HOST_ERROR, Outcome};
 use super::phases::Phases;
+use crate::debug::sink::Verdict;
 use crate::kvm::exit::Failure;
 use serde::Serialize;
 use std::fmt::Write;
+use std::io;
 use std::time::Duration;
 
 /// A run that is over.
@@ -134,6 +136,7 @@ impl Run {
                 Outcome::Signal(signal) => format!("ended by signal {signal}"),
                 Outcome::ExpectationUnmet { pattern } if unmet.is_empty() => format!("expectation not met: {pattern}"),
                 Outcome::ExpectationUnmet { .. } => unmet,
+                Outcome::TraceBroken { what } => what.clone(),
                 Outcome::Deadline if unmet.is_empty() => "the deadline passed".to_owned(),
                 Outcome::Deadline => format!("the deadline passed; {unmet}"),
                 Outcome::Panicked { line: Some(line) } => format!("the guest's kernel panicked: {line}"),
@@ -160,6 +163,7 @@ impl Ending {
             Outcome::Failed(..) => ("kvm", "kvm-failure"),
             Outcome::ExpectationsMet => ("hostel", "expectations-met"),
             Outcome::ExpectationUnmet { .. } => ("hostel", "expectation-unmet"),
+            Outcome::TraceBroken { .. } => ("hostel", "trace-broken"),
             Outcome::Rejected { .. } => ("hostel", "reject"),
             Outcome::Deadline => ("hostel", "deadline"),
             Outcome::Quit => ("user", "quit"),
@@ -179,6 +183,7 @@ impl Ending {
         match self {
             Ending::HostError(message) => Some(message.clone()),
             Ending::Outcome(Outcome::ExpectationUnmet { pattern }) => Some(pattern.clone()),
+            Ending::Outcome(Outcome::TraceBroken { what }) => Some(what.clone()),
             Ending::Outcome(Outcome::Rejected { pattern, line }) => Some(format!("{pattern}: {line}")),
             Ending::Outcome(Outcome::Panicked { line }) => line.clone(),
             Ending::Outcome(Outcome::Failed(failure, _)) => Some(describe(failure)),
@@ -207,6 +212,28 @@ impl Run {
             reject,
             last_lines: Vec::new(),
             lost_bytes: 0,
+        }
+    }
+}
+
+impl Run {
+    /// Takes in what a trace found: a run that is not what it was asked to be fails, and so does one whose trace could not be
+    /// written.
+    pub fn consider_trace(&mut self, found: Vec<io::Result<Verdict>>, ok_exit: Option<u32>) {
+        for verdict in found {
+            let Ending::Outcome(outcome) = &self.ending else { return };
+            match verdict {
+                Ok(Verdict::Fine) => {}
+                Ok(Verdict::Broken(what)) => {
+                    let worse = outcome.clone().or_worse(Outcome::TraceBroken { what });
+                    self.status = worse.status(ok_exit);
+                    self.ending = Ending::Outcome(worse);
+                }
+                Err(error) => {
+                    self.status = HOST_ERROR;
+                    self.ending = Ending::HostError(format!("write the trace: {error}"));
+                }
+            }
         }
     }
 }

@@ -5,24 +5,29 @@ use super::lifecycle::{self, Finished, RunError};
 use super::outcome::{HOST_ERROR, Outcome, USAGE};
 use super::phases::{Phases, now_us};
 use super::report::{Ending, Run};
+use super::tracing::Tracing;
 use super::{junit, report_file};
 use crate::boot::image::Image;
-use crate::config::{ReportChoice, RunConfig, image_name};
+use crate::config::{ReportChoice, RunConfig, TraceConfig, image_name};
 use crate::debug::crash::{self, Evidence, Occasion};
 use crate::debug::symbols::Symbols;
 use crate::machine::console::say;
 use std::time::Duration;
 
 /// Runs what `config` asks for, tells about it on standard error and in the files asked for, and returns the outcome with
-/// the exit status. `process_start` is [`now_us`] of the program's begin.
-pub fn run(config: &RunConfig, process_start: u64) -> (Option<Outcome>, i32) {
-    let (run, diagnosis) = match attempt(config, process_start) {
-        Ok((blueprint, finished, symbols)) => {
+/// the exit status. With `trace`, each exit is watched as it says. `process_start` is [`now_us`] of the program's begin.
+pub fn run(config: &RunConfig, trace: Option<&TraceConfig>, process_start: u64) -> (Option<Outcome>, i32) {
+    let (mut run, diagnosis, tracing) = match attempt(config, trace, process_start) {
+        Ok(Attempt { blueprint, finished, symbols, tracing }) => {
             let diagnosis = diagnose(&blueprint, &finished, &symbols);
-            (told(config, &blueprint, finished), diagnosis)
+            (told(config, &blueprint, finished), diagnosis, tracing)
         }
-        Err(error) => (not_begun(config, &error), String::new()),
+        Err(error) => (not_begun(config, &error), String::new(), None),
     };
+    if let Some(tracing) = tracing {
+        let found = tracing.finish(&run);
+        run.consider_trace(found, config.ends.ok_exit);
+    }
     if run.lost_bytes > 0 {
         say(&format!("{} bytes of the console reached no reader", run.lost_bytes));
     }
@@ -39,7 +44,15 @@ pub fn run(config: &RunConfig, process_start: u64) -> (Option<Outcome>, i32) {
     }
 }
 
-fn attempt(config: &RunConfig, process_start: u64) -> Result<(Blueprint, Finished, Symbols), RunError> {
+/// A run that was, with what is needed to tell about it.
+struct Attempt {
+    blueprint: Blueprint,
+    finished: Finished,
+    symbols: Symbols,
+    tracing: Option<Tracing>,
+}
+
+fn attempt(config: &RunConfig, trace: Option<&TraceConfig>, process_start: u64) -> Result<Attempt, RunError> {
     let symbols = match &config.boot.symbols {
         Some(path) => Image::open(path).and_then(|image| Symbols::read(&image)).map_err(build::BuildError::from)?,
         None => Symbols::default(),
@@ -47,8 +60,9 @@ fn attempt(config: &RunConfig, process_start: u64) -> Result<(Blueprint, Finishe
     let mut blueprint = build::prepare(config)?;
     let store = blueprint.store.take();
     let phases = Phases { process_start, load: now_us(), ..Phases::default() };
-    let finished = lifecycle::run(&blueprint, store, config, phases)?;
-    Ok((blueprint, finished, symbols))
+    let tracing = trace.map(|trace| Tracing::start(trace, &blueprint, &symbols, process_start)).transpose()?;
+    let finished = lifecycle::run(&blueprint, store, config, tracing.as_ref(), phases)?;
+    Ok(Attempt { blueprint, finished, symbols, tracing })
 }
 
 fn told(config: &RunConfig, blueprint: &Blueprint, finished: Finished) -> Run {

@@ -34,7 +34,7 @@ pub trait Cpu {
     /// The host's KVM refuses to tell.
     fn state(&self) -> Result<CpuState, CpuError>;
 
-    /// Which registers KVM leaves beside each exit from now on, to be read without a further call.
+    /// Has KVM leave at least these registers beside each exit from now on, to be read without a further call.
     fn sync(&mut self, registers: Synced);
 
     /// RIP as the last exit left it, relative to CS; `None` unless general registers are synced.

@@ -28,6 +28,9 @@ pub trait ExitHandler: Send {
 
 /// Watches exits: tracing, statistics, the flight recorder.
 pub trait ExitObserver: Send {
+    /// The vCPU is about to enter the guest for the first time; says here which registers it wants synced.
+    fn attached(&mut self, cpu: &mut dyn Cpu);
+
     /// The guest stopped with `exit`, not yet answered.
     fn exited(&mut self, exit: Exit, cpu: &mut dyn Cpu);
 

@@ -78,6 +78,7 @@ mod tests {
     struct Log(Vec<String>);
 
     impl ExitObserver for Log {
+        fn attached(&mut self, _cpu: &mut dyn Cpu) {}
         fn exited(&mut self, exit: Exit, _cpu: &mut dyn Cpu) {
             self.0.push(format!("{exit:?}"));
         }

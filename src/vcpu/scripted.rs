@@ -55,7 +55,7 @@ impl Cpu for ScriptedCpu {
     }
 
     fn sync(&mut self, registers: Synced) {
-        self.synced = registers;
+        self.synced = self.synced.max(registers);
     }
 
     fn synced_rip(&self) -> Option<u64> {

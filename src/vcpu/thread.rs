@@ -78,7 +78,10 @@ impl VcpuThread {
                 ControlFlow::Break(reason) => Ok(reason),
                 ControlFlow::Continue(()) => {
                     (self.entering)();
-                    let observer = self.observer.as_deref_mut().map(|observer| observer as &mut dyn ExitObserver);
+                    let mut observer = self.observer.as_deref_mut().map(|observer| observer as &mut dyn ExitObserver);
+                    if let Some(observer) = &mut observer {
+                        observer.attached(cpu);
+                    }
                     run_loop(cpu, &mut *self.handler, observer, &mut orders)
                 }
             };

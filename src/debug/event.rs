@@ -1,0 +1,158 @@
+//! The event that this room looks at: one exit with its answer, as a plain value. It is made on the vCPU's thread
+//! (`tracer.rs`) and looked at on another one (`trace_thread.rs`).
+//!
+//! Times are nanoseconds since the program's begin.
+
+use crate::kvm::exit::{Exit, Reply};
+
+/// Bytes of code kept on each side of RIP: an instruction has at most 15 (Intel SDM vol. 2A §2.3.11).
+pub const CODE_REACH: usize = 16;
+
+/// An exit and its answer.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct ExitEvent {
+    /// vCPU that left the guest.
+    pub vcpu: u32,
+    /// When it left.
+    pub at_ns: u64,
+    /// How long the guest had run before, since its entry. KVM's own work for it is part of that.
+    pub guest_ns: u64,
+    /// How long the answer took.
+    pub host_ns: u64,
+    /// Why it left.
+    pub exit: Exit,
+    /// What it got back; `None` where its run ended.
+    pub reply: Option<Reply>,
+    /// The register of the device that was accessed; `None` where no device stands, or for an exit that is no access.
+    pub register: Option<DeviceRegister>,
+    /// The code around the instruction; `None` where KVM does not sync registers.
+    pub code: Option<Code>,
+}
+
+/// A device's register by name.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct DeviceRegister {
+    /// The device, as its `DeviceNode` has it: "COM1".
+    pub device: &'static str,
+    /// The register, as its specification has it: "THR".
+    pub register: &'static str,
+}
+
+/// Code around RIP, as the exit left RIP: it stands at the instruction or behind it (see `locate.rs`).
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct Code {
+    /// Linear address.
+    pub rip: u64,
+    /// Width of the code: 16, 32 or 64 bits.
+    pub bits: u8,
+    /// DX, by which IN and OUT name their port.
+    pub dx: u16,
+    /// What stands from `rip - CODE_REACH` to `rip + CODE_REACH`.
+    pub bytes: [u8; 2 * CODE_REACH],
+    /// Bytes of it before RIP that could be read.
+    pub before: u8,
+    /// Bytes of it from RIP on that could be read.
+    pub after: u8,
+}
+
+/// Kinds of exits, as filters, budgets, golden traces and explanations name them.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+#[expect(missing_docs, reason = "the names of Exit")]
+pub enum ExitKind {
+    PioRead,
+    PioWrite,
+    MmioRead,
+    MmioWrite,
+    MsrRead,
+    MsrWrite,
+    IoapicEoi,
+    Halt,
+    Shutdown,
+    SystemEvent,
+    Debug,
+    Hypercall,
+    IrqWindow,
+    Interrupted,
+    Failure,
+}
+
+impl ExitKind {
+    /// All, in the order of [`Exit`].
+    pub const ALL: [ExitKind; 15] = [
+        ExitKind::PioRead,
+        ExitKind::PioWrite,
+        ExitKind::MmioRead,
+        ExitKind::MmioWrite,
+        ExitKind::MsrRead,
+        ExitKind::MsrWrite,
+        ExitKind::IoapicEoi,
+        ExitKind::Halt,
+        ExitKind::Shutdown,
+        ExitKind::SystemEvent,
+        ExitKind::Debug,
+        ExitKind::Hypercall,
+        ExitKind::IrqWindow,
+        ExitKind::Interrupted,
+        ExitKind::Failure,
+    ];
+
+    /// The kind of `exit`.
+    pub fn of(exit: &Exit) -> ExitKind {
+        match exit {
+            Exit::PioRead { .. } => ExitKind::PioRead,
+            Exit::PioWrite { .. } => ExitKind::PioWrite,
+            Exit::MmioRead { .. } => ExitKind::MmioRead,
+            Exit::MmioWrite { .. } => ExitKind::MmioWrite,
+            Exit::MsrRead { .. } => ExitKind::MsrRead,
+            Exit::MsrWrite { .. } => ExitKind::MsrWrite,
+            Exit::IoapicEoi { .. } => ExitKind::IoapicEoi,
+            Exit::Halt => ExitKind::Halt,
+            Exit::Shutdown => ExitKind::Shutdown,
+            Exit::SystemEvent { .. } => ExitKind::SystemEvent,
+            Exit::Debug { .. } => ExitKind::Debug,
+            Exit::Hypercall { .. } => ExitKind::Hypercall,
+            Exit::IrqWindowOpen => ExitKind::IrqWindow,
+            Exit::Interrupted => ExitKind::Interrupted,
+            Exit::Failure(_) => ExitKind::Failure,
+        }
+    }
+
+    /// Its name: "pio-write".
+    pub fn name(self) -> &'static str {
+        match self {
+            ExitKind::PioRead => "pio-read",
+            ExitKind::PioWrite => "pio-write",
+            ExitKind::MmioRead => "mmio-read",
+            ExitKind::MmioWrite => "mmio-write",
+            ExitKind::MsrRead => "msr-read",
+            ExitKind::MsrWrite => "msr-write",
+            ExitKind::IoapicEoi => "eoi",
+            ExitKind::Halt => "hlt",
+            ExitKind::Shutdown => "shutdown",
+            ExitKind::SystemEvent => "system-event",
+            ExitKind::Debug => "debug",
+            ExitKind::Hypercall => "hypercall",
+            ExitKind::IrqWindow => "irq-window",
+            ExitKind::Interrupted => "interrupted",
+            ExitKind::Failure => "failure",
+        }
+    }
+
+    /// Whether a user's `word` means it: its name, or what it shares with its sibling ("pio").
+    pub fn is_meant_by(self, word: &str) -> bool {
+        let name = self.name();
+        name == word || name.strip_suffix("-read").or(name.strip_suffix("-write")) == Some(word)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_word_means_a_kind_or_both_directions() {
+        let meant = |word: &str| ExitKind::ALL.into_iter().filter(|kind| kind.is_meant_by(word)).count();
+        assert_eq!((meant("pio"), meant("pio-write"), meant("hlt"), meant("p"), meant("")), (2, 1, 1, 0, 0));
+        assert!(ExitKind::of(&Exit::Halt).is_meant_by("hlt"));
+    }
+}

@@ -1,0 +1,115 @@
+//! The trace of a run: which sinks its options ask for, what watches each vCPU, and the trace's end.
+
+use super::build::Blueprint;
+use super::io::MachineIo;
+use super::phases::{Phases, now_us};
+use super::report::Run;
+use crate::config::TraceConfig;
+use crate::debug::event::DeviceRegister;
+use crate::debug::lines::Lines;
+use crate::debug::sink::{Milestone, TraceEnd, TraceSink, Verdict};
+use crate::debug::symbols::Symbols;
+use crate::debug::trace_thread::Trace;
+use crate::debug::tracer::TraceClock;
+use crate::kvm::exit::Exit;
+use crate::memory::ram::GuestRam;
+use crate::vcpu::handler::ExitObserver;
+use std::fs::File;
+use std::io::{self, BufWriter, Write, stderr};
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+/// The trace of a run.
+pub struct Tracing {
+    trace: Trace,
+    /// What the reports say of the run beside its exits.
+    facts: Vec<(&'static str, String)>,
+}
+
+/// A trace that could not be started.
+#[derive(Debug, thiserror::Error)]
+pub enum TracingError {
+    /// A file that it writes.
+    #[error("create {path}: {source}")]
+    Create {
+        /// The file.
+        path: PathBuf,
+        /// Why it failed.
+        source: io::Error,
+    },
+    /// Its thread.
+    #[error("start the trace's thread: {0}")]
+    Thread(io::Error),
+}
+
+impl Tracing {
+    /// Opens what `config` asks for and starts the trace's thread. `process_start_us` is the trace's time 0.
+    ///
+    /// # Errors
+    /// A file cannot be created, or the host gives no thread.
+    pub fn start(
+        config: &TraceConfig,
+        blueprint: &Blueprint,
+        symbols: &Symbols,
+        process_start_us: u64,
+    ) -> Result<Tracing, TracingError> {
+        let sinks = sinks(config)?;
+        let clock = TraceClock::starting_at((now_us() - process_start_us) * 1000);
+        let trace = Trace::start(clock, sinks, symbols.clone()).map_err(TracingError::Thread)?;
+        let facts = vec![("image", blueprint.name.clone()), ("vCPUs", blueprint.cpus.to_string())];
+        Ok(Tracing { trace, facts })
+    }
+
+    /// What watches one vCPU.
+    pub fn observer(&self, io: &Arc<MachineIo>, ram: &Arc<GuestRam>) -> Box<dyn ExitObserver> {
+        let (io, ram) = (io.clone(), ram.clone());
+        let name = move |exit: &Exit| register(&io, exit);
+        Box::new(self.trace.tracer(Box::new(name), Box::new(move |gpa| ram.read_u64(gpa))))
+    }
+
+    /// Ends the trace of a run that is over, and returns what each sink found.
+    pub fn finish(self, run: &Run) -> Vec<io::Result<Verdict>> {
+        let origin_us = run.phases.process_start;
+        let since = |at_us: u64| at_us.saturating_sub(origin_us) * 1000;
+        let Phases { process_start, load, kvm, first_entry, guest } = run.phases;
+        let milestones = [
+            (Milestone::ProcessStart, process_start),
+            (Milestone::ImageLoaded, load),
+            (Milestone::KvmReady, kvm),
+            (Milestone::FirstEntry, first_entry),
+            (Milestone::End, guest),
+        ];
+        self.trace.finish(TraceEnd {
+            ended_ns: since(guest),
+            reason: run.reason(),
+            dropped: 0,
+            milestones: milestones.into_iter().filter(|(_, at)| *at > 0).map(|(name, at)| (name, since(at))).collect(),
+            facts: self.facts,
+        })
+    }
+}
+
+/// What the options ask for.
+fn sinks(config: &TraceConfig) -> Result<Vec<Box<dyn TraceSink>>, TracingError> {
+    let out: Box<dyn Write + Send> = match &config.output {
+        Some(path) => Box::new(BufWriter::new(create(path)?)),
+        None => Box::new(BufWriter::new(stderr())),
+    };
+    Ok(vec![Box::new(Lines::new(out))])
+}
+
+fn create(path: &Path) -> Result<File, TracingError> {
+    File::create(path).map_err(|source| TracingError::Create { path: path.to_owned(), source })
+}
+
+/// The register that an access reaches.
+fn register(io: &MachineIo, exit: &Exit) -> Option<DeviceRegister> {
+    let (device, register) = match *exit {
+        Exit::PioRead { port, .. } => io.ports.names(port.into(), false),
+        Exit::PioWrite { port, .. } => io.ports.names(port.into(), true),
+        Exit::MmioRead { addr, .. } => io.mmio.names(addr, false),
+        Exit::MmioWrite { addr, .. } => io.mmio.names(addr, true),
+        _ => None,
+    }?;
+    Some(DeviceRegister { device, register })
+}
