@@ -3,6 +3,7 @@
 //! A device is a state machine: it knows its registers by offset, never its address, and holds no file descriptor, thread
 //! or clock of its own. What it needs from outside comes in as a trait object at construction.
 
+use super::state::StateReader;
 use std::fmt::Debug;
 
 /// Answer to a read that no register serves: what a PC bus floats to. Never stale bytes.
@@ -45,6 +46,24 @@ pub trait Lifecycle {
     /// # Errors
     /// The state is of another device, of another version, or its values are out of range.
     fn restore(&mut self, state: &DeviceState) -> Result<(), StateError>;
+}
+
+/// A device that remembers nothing between two accesses: there is nothing to reset, and an empty state to save.
+pub trait Stateless {
+    /// Kind of the device, as in [`DeviceState::kind`].
+    const KIND: &'static str;
+}
+
+impl<D: Stateless> Lifecycle for D {
+    fn reset(&mut self) {}
+
+    fn save(&self) -> DeviceState {
+        DeviceState { kind: D::KIND, bytes: Vec::new() }
+    }
+
+    fn restore(&mut self, state: &DeviceState) -> Result<(), StateError> {
+        StateReader::open(state, D::KIND)?.end()
+    }
 }
 
 /// A device's saved state: its kind, and its registers in the order that the device defines.

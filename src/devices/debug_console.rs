@@ -3,15 +3,11 @@
 //! Models the port 0xe9 of Bochs and QEMU: a read gives 0xe9, by which a guest knows that somebody listens. There is no
 //! flow control; a byte for which the line has no room is lost and counted. Source: Bochs user manual, "port_e9_hack".
 
-use crate::bus::device::{BusDevice, DeviceState, Lifecycle, StateError, write_by_bytes};
-use crate::bus::state::StateReader;
+use crate::bus::device::{BusDevice, Stateless, write_by_bytes};
 use crate::bus::stream::SerialOutput;
 
 /// What a read gives.
 const PRESENT: u64 = 0xe9;
-
-/// Kind of the saved state.
-const KIND: &str = "debug-console/1";
 
 /// The port; it has no state that the guest sees.
 pub struct DebugConsole {
@@ -45,18 +41,8 @@ impl BusDevice for DebugConsole {
     }
 }
 
-impl Lifecycle for DebugConsole {
-    fn reset(&mut self) {
-        let DebugConsole { line: _, dropped: _ } = self;
-    }
-
-    fn save(&self) -> DeviceState {
-        DeviceState { kind: KIND, bytes: Vec::new() }
-    }
-
-    fn restore(&mut self, state: &DeviceState) -> Result<(), StateError> {
-        StateReader::open(state, KIND)?.end()
-    }
+impl Stateless for DebugConsole {
+    const KIND: &'static str = "debug-console/1";
 }
 
 #[cfg(test)]

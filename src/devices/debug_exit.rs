@@ -3,15 +3,11 @@
 //! Models QEMU's device of that name at port 0xf4. What becomes of the value is the machine's business; by convention the
 //! process ends with `(value << 1) | 1`. Source: QEMU hw/misc/debugexit.c.
 
-use crate::bus::device::{BusDevice, DeviceState, Lifecycle, StateError};
+use crate::bus::device::{BusDevice, Stateless};
 use crate::bus::request::{GuestRequest, GuestRequests};
-use crate::bus::state::StateReader;
 
 /// Ports, so that one 32-bit write fits.
 pub const PORTS: u16 = 4;
-
-/// Kind of the saved state.
-const KIND: &str = "isa-debug-exit/1";
 
 /// The port; it has no state.
 pub struct DebugExit {
@@ -39,18 +35,8 @@ impl BusDevice for DebugExit {
     }
 }
 
-impl Lifecycle for DebugExit {
-    fn reset(&mut self) {
-        let DebugExit { requests: _ } = self;
-    }
-
-    fn save(&self) -> DeviceState {
-        DeviceState { kind: KIND, bytes: Vec::new() }
-    }
-
-    fn restore(&mut self, state: &DeviceState) -> Result<(), StateError> {
-        StateReader::open(state, KIND)?.end()
-    }
+impl Stateless for DebugExit {
+    const KIND: &'static str = "isa-debug-exit/1";
 }
 
 #[cfg(test)]

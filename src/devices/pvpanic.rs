@@ -2,17 +2,13 @@
 //!
 //! Models the ISA form, one port; the guest finds it in the DSDT as QEMU0001. Source: QEMU docs/specs/pvpanic.rst.
 
-use crate::bus::device::{BusDevice, DeviceState, Lifecycle, StateError};
+use crate::bus::device::{BusDevice, Stateless};
 use crate::bus::request::{GuestRequest, GuestRequests};
-use crate::bus::state::StateReader;
 
 /// Event: the kernel panicked.
 const PANICKED: u64 = 1 << 0;
 /// Event: the kernel panicked, and its crash kernel goes on.
 const CRASH_LOADED: u64 = 1 << 1;
-
-/// Kind of the saved state.
-const KIND: &str = "pvpanic/1";
 
 /// The port; it has no state.
 pub struct Pvpanic {
@@ -45,18 +41,8 @@ impl BusDevice for Pvpanic {
     }
 }
 
-impl Lifecycle for Pvpanic {
-    fn reset(&mut self) {
-        let Pvpanic { requests: _ } = self;
-    }
-
-    fn save(&self) -> DeviceState {
-        DeviceState { kind: KIND, bytes: Vec::new() }
-    }
-
-    fn restore(&mut self, state: &DeviceState) -> Result<(), StateError> {
-        StateReader::open(state, KIND)?.end()
-    }
+impl Stateless for Pvpanic {
+    const KIND: &'static str = "pvpanic/1";
 }
 
 #[cfg(test)]
