@@ -29,6 +29,30 @@ pub struct ExitEvent {
     pub code: Option<Code>,
 }
 
+impl ExitEvent {
+    /// What was accessed: "COM1 THR", "port 0x80", "0xfec00000", "MSR 0x10"; empty for an exit that is no access.
+    pub fn target(&self) -> String {
+        match (self.register, self.exit) {
+            (Some(to), _) => format!("{} {}", to.device, to.register),
+            (None, Exit::PioRead { port, .. } | Exit::PioWrite { port, .. }) => format!("port {port:#x}"),
+            (None, Exit::MmioRead { addr, .. } | Exit::MmioWrite { addr, .. }) => format!("{addr:#x}"),
+            (None, Exit::MsrRead { index, .. } | Exit::MsrWrite { index, .. }) => format!("MSR {index:#x}"),
+            _ => String::new(),
+        }
+    }
+
+    /// What was written or read.
+    pub fn value(&self) -> Option<u64> {
+        match (self.exit, self.reply) {
+            (Exit::PioWrite { value, .. } | Exit::MmioWrite { value, .. } | Exit::MsrWrite { value, .. }, _) => {
+                Some(value)
+            }
+            (_, Some(Reply::Value(value))) => Some(value),
+            _ => None,
+        }
+    }
+}
+
 /// A device's register by name.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct DeviceRegister {
@@ -148,6 +172,25 @@ impl ExitKind {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn an_event_names_what_was_accessed_and_with_which_value() {
+        let event = |exit, reply, register| {
+            let (vcpu, at_ns, guest_ns, host_ns, code) = (0, 0, 0, 0, None);
+            let event = ExitEvent { vcpu, at_ns, guest_ns, host_ns, exit, reply, register, code };
+            (event.target(), event.value())
+        };
+        let com1 = Some(DeviceRegister { device: "COM1", register: "THR" });
+        let write = Exit::PioWrite { port: 0x3f8, size: 1, value: 0x41 };
+        assert_eq!(event(write, Some(Reply::Resume), com1), ("COM1 THR".into(), Some(0x41)));
+        let read = Exit::PioRead { port: 0x80, size: 1 };
+        assert_eq!(event(read, Some(Reply::Value(0xff)), None), ("port 0x80".into(), Some(0xff)));
+        assert_eq!(event(read, None, None).1, None);
+        let msr = Exit::MsrWrite { index: 0x10, filtered: true, value: 7 };
+        assert_eq!(event(msr, Some(Reply::Fault), None), ("MSR 0x10".into(), Some(7)));
+        assert_eq!(event(Exit::MmioRead { addr: 1 << 32, size: 4 }, None, None), ("0x100000000".into(), None));
+        assert_eq!(event(Exit::Halt, None, None), (String::new(), None));
+    }
 
     #[test]
     fn a_word_means_a_kind_or_both_directions() {

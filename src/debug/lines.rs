@@ -3,7 +3,7 @@
 
 use super::event::ExitKind;
 use super::sink::{TraceEnd, TraceSink, Traced, Verdict};
-use crate::kvm::exit::{Exit, Reply};
+use crate::kvm::exit::Exit;
 use std::fmt::Write as _;
 use std::io::{self, Write};
 
@@ -42,20 +42,14 @@ impl TraceSink for Lines {
 
 fn format(line: &mut String, traced: &Traced) {
     let event = traced.event;
-    let target = match (event.register, event.exit) {
-        (Some(to), _) => format!("{} {}", to.device, to.register),
-        (None, Exit::PioRead { port, .. } | Exit::PioWrite { port, .. }) => format!("port {port:#x}"),
-        (None, Exit::MmioRead { addr, .. } | Exit::MmioWrite { addr, .. }) => format!("{addr:#x}"),
-        (None, Exit::MsrRead { index, .. } | Exit::MsrWrite { index, .. }) => format!("MSR {index:#x}"),
-        _ => String::new(),
+    let target = event.target();
+    let size = match event.exit {
+        Exit::PioRead { size, .. } | Exit::PioWrite { size, .. } => size,
+        Exit::MmioRead { size, .. } | Exit::MmioWrite { size, .. } => size,
+        _ => 8,
     };
-    let value = match (event.exit, event.reply) {
-        (Exit::PioWrite { value, size, .. } | Exit::MmioWrite { value, size, .. }, _)
-        | (Exit::PioRead { size, .. } | Exit::MmioRead { size, .. }, Some(Reply::Value(value))) => {
-            format!("{value:#0width$x}", width = 2 + 2 * usize::from(size))
-        }
-        _ => String::new(),
-    };
+    let width = 2 + 2 * usize::from(size);
+    let value = event.value().map_or(String::new(), |value| format!("{value:#0width$x}"));
     let instruction = traced.instruction.map_or("", |found| found.text.as_str());
     let rip = traced.instruction.map(|found| found.rip).or(event.code.map(|code| code.rip)).unwrap_or(0);
     writeln!(
