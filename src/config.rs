@@ -157,7 +157,7 @@ impl From<FormatChoice> for ImageFormat {
 /// Where the console goes.
 #[derive(Args, Clone, Debug)]
 pub struct ConsoleConfig {
-    /// Console: stdio, file:PATH or none
+    /// Console: stdio, file:PATH, none, pty (its name is told), or socket:PATH (a Unix socket, one user at a time)
     #[arg(long, value_name = "WHERE", default_value = "stdio", value_parser = parse_console, help_heading = "Console")]
     pub console: ConsoleChoice,
 
@@ -196,6 +196,10 @@ pub enum ConsoleChoice {
     File(PathBuf),
     /// Output nowhere, no input.
     None,
+    /// A pseudo-terminal.
+    Pty,
+    /// A Unix socket.
+    Socket(PathBuf),
 }
 
 /// How the run ends.
@@ -288,11 +292,14 @@ fn parse_address16(text: &str) -> Result<u16, String> {
 }
 
 fn parse_console(text: &str) -> Result<ConsoleChoice, String> {
-    match (text, text.strip_prefix("file:")) {
-        ("stdio", _) => Ok(ConsoleChoice::Stdio),
-        ("none", _) => Ok(ConsoleChoice::None),
-        (_, Some(path)) if !path.is_empty() => Ok(ConsoleChoice::File(path.into())),
-        _ => Err("use stdio, file:PATH or none".into()),
+    let (kind, path) = text.split_once(':').map_or((text, None), |(kind, path)| (kind, Some(path)));
+    match (kind, path.filter(|path| !path.is_empty())) {
+        ("stdio", None) => Ok(ConsoleChoice::Stdio),
+        ("none", None) => Ok(ConsoleChoice::None),
+        ("pty", None) => Ok(ConsoleChoice::Pty),
+        ("file", Some(path)) => Ok(ConsoleChoice::File(path.into())),
+        ("socket", Some(path)) => Ok(ConsoleChoice::Socket(path.into())),
+        _ => Err("use stdio, file:PATH, none, pty or socket:PATH".into()),
     }
 }
 
@@ -335,7 +342,11 @@ mod tests {
     #[test]
     fn choices_name_what_is_possible() {
         assert_eq!(parse_console("file:/tmp/x"), Ok(ConsoleChoice::File("/tmp/x".into())));
-        assert!(parse_console("file:").unwrap_err().contains("stdio"));
+        assert_eq!(parse_console("socket:a:b"), Ok(ConsoleChoice::Socket("a:b".into())));
+        assert_eq!(parse_console("pty"), Ok(ConsoleChoice::Pty));
+        for bad in ["file:", "file", "socket:", "pty:x", ""] {
+            assert!(parse_console(bad).unwrap_err().contains("stdio"), "{bad}");
+        }
         assert!(parse_report("html:x").unwrap_err().contains("junit"));
         assert_eq!(parse_address16("0x7c00"), Ok(0x7c00));
         assert!(parse_address16("0x10000").is_err());

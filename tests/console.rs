@@ -10,7 +10,9 @@ use common::session::Session;
 use rustix::process::Signal;
 use rustix::termios::LocalModes;
 use std::fs;
-use std::process::{Command, Stdio};
+use std::io::{BufRead, BufReader, Read, Write};
+use std::os::unix::net::UnixStream;
+use std::process::{Child, Command, Stdio};
 use std::thread;
 use std::time::Duration;
 
@@ -276,4 +278,55 @@ fn the_console_can_go_to_a_file_or_nowhere() {
     assert_eq!(fs::read_to_string(&file).expect("it is there").len(), 77);
     let run = hostel(&["run", "hello", "--console", "none", "--expect", "powering off"], "");
     assert_eq!((run.status, run.stdout.as_str(), run.stderr.as_str()), (0, "", ""), "{run:#?}");
+}
+
+/// Types at the prompt of `shell` behind `user`, and powers it off.
+fn power_off_through(mut user: impl Read + Write) {
+    user.write_all(b"\ntime\n").expect("it takes input");
+    let mut seen = Vec::new();
+    while !String::from_utf8_lossy(&seen).contains("time stamp") {
+        let mut more = [0; 256];
+        let count = user.read(&mut more).expect("the guest answers");
+        assert!(count > 0, "hung up after {:?}", String::from_utf8_lossy(&seen));
+        seen.extend(&more[..count]);
+    }
+    user.write_all(b"poweroff\n").expect("it takes input");
+}
+
+/// A run without standard input, and the console's place that it tells.
+fn console_elsewhere(console: &str) -> (Child, String) {
+    let mut command = Command::new(PROGRAM);
+    command.args(["run", "--console", console]).stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
+    let mut run = command.spawn().expect("the program can be started");
+    let mut line = String::new();
+    let stderr = run.stderr.as_mut().expect("it is piped");
+    BufReader::new(stderr).read_line(&mut line).expect("it tells where");
+    let place = line.trim_end().strip_prefix("hostel: the console is at ").expect(&line).to_owned();
+    (run, place)
+}
+
+#[test]
+fn a_console_behind_a_socket_or_a_pseudo_terminal_takes_one_user_after_the_other() {
+    if !kvm::available() {
+        return;
+    }
+    let scratch = Scratch::new("peer");
+    let path = scratch.join("console");
+    let (mut run, place) = console_elsewhere(&format!("socket:{path}"));
+    assert_eq!(place, path);
+    drop(UnixStream::connect(&path).expect("it listens"));
+    power_off_through(UnixStream::connect(&path).expect("it listens"));
+    assert_eq!(run.wait().expect("it ends").code(), Some(0));
+    assert!(!fs::exists(&path).expect("the directory is there"), "the socket is removed");
+
+    let (mut run, place) = console_elsewhere("pty");
+    for last in [false, true] {
+        let user = fs::File::options().read(true).write(true).open(&place).expect("it is a terminal");
+        if last {
+            power_off_through(user);
+        }
+    }
+    let mut stdout = String::new();
+    run.stdout.take().expect("it is piped").read_to_string(&mut stdout).expect("it is text");
+    assert_eq!((run.wait().expect("it ends").code(), stdout.as_str()), (Some(0), ""));
 }

@@ -92,6 +92,16 @@ impl ConsoleInput {
         input
     }
 
+    /// From now on input comes from `source`, which does not block and has no keys of Hostel.
+    pub fn attach(&mut self, source: OwnedFd) {
+        (self.source, self.kind) = (Some(source), Kind::Stream);
+    }
+
+    /// Whether no more input comes.
+    pub fn has_ended(&self) -> bool {
+        self.source.is_none()
+    }
+
     /// The descriptor to poll for reading; `None` while nothing is wanted from there.
     pub fn waits_for(&self) -> Option<BorrowedFd<'_>> {
         let wanted = self.kind != Kind::ForeignTerminal && self.waiting.len() < BUFFER_BYTES;

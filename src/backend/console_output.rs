@@ -69,6 +69,16 @@ impl ConsoleOutput {
         }
     }
 
+    /// From now on output goes to `sink`.
+    pub fn attach(&mut self, sink: ConsoleSink) {
+        (self.sink, self.state) = (sink, SinkState::Open);
+    }
+
+    /// Nobody reads any more: output is discarded and counted.
+    pub fn detach(&mut self) {
+        (self.sink, self.state) = (ConsoleSink::none(), SinkState::Closed);
+    }
+
     /// When to call [`ConsoleOutput::turn`] next, if nothing else happens.
     pub fn due(&self) -> Option<Instant> {
         [self.write_at, self.pause_at].into_iter().flatten().min()

@@ -95,6 +95,11 @@ impl ConsoleSink {
         ConsoleSink { fd: None, way: Way::Write }
     }
 
+    /// An open file description of our own that does not block.
+    pub fn nonblocking(fd: OwnedFd) -> ConsoleSink {
+        ConsoleSink { fd: Some(fd), way: Way::Write }
+    }
+
     /// Whatever `fd` leads to.
     pub fn over(fd: OwnedFd) -> ConsoleSink {
         let kind = rustix::fs::fstat(&fd).map(|stat| FileType::from_raw_mode(stat.st_mode));

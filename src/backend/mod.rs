@@ -2,6 +2,7 @@
 
 pub mod console_input;
 pub mod console_output;
+pub mod console_peer;
 pub mod console_ring;
 pub mod console_sink;
 pub mod expect;

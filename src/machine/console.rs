@@ -2,6 +2,7 @@
 
 use crate::backend::console_input::{ConsoleInput, EndOfInput, Typed};
 use crate::backend::console_output::ConsoleOutput;
+use crate::backend::console_peer::{ConsolePeer, PeerError};
 use crate::backend::console_ring::{ConsoleRing, console_ring};
 use crate::backend::console_sink::{ConsoleSink, SinkError};
 use crate::backend::expect::{Event, Expectation, Watch, Watcher};
@@ -24,6 +25,8 @@ pub struct Console {
     input: ConsoleInput,
     /// Restores the terminal when the console goes.
     terminal: Option<RawTerminal>,
+    /// Where a user comes and goes.
+    peer: Option<ConsolePeer>,
 }
 
 /// Which of the console's descriptors is ready.
@@ -33,6 +36,8 @@ pub enum ConsoleSide {
     Output,
     /// Something was typed.
     Input,
+    /// Somebody came.
+    Peer,
 }
 
 /// Something that the control loop must know.
@@ -50,6 +55,8 @@ pub enum ConsoleEvent {
 pub enum ConsoleError {
     #[error(transparent)]
     Sink(#[from] SinkError),
+    #[error(transparent)]
+    Peer(#[from] PeerError),
     #[error(transparent)]
     Terminal(#[from] TerminalError),
     #[error(transparent)]
@@ -100,31 +107,45 @@ impl Console {
         let (ring, reader) = console_ring(watcher.is_some(), Arc::new(move || waker.wake()));
         let scripted = config.console.script.iter().any(|step| matches!(step, ScriptStep::Send(_)));
         let end = if scripted { EndOfInput::Silent } else { EndOfInput::CtrlD };
-        let (sink, input, terminal) = match &config.console.console {
-            ConsoleChoice::Stdio => (ConsoleSink::stdout()?, ConsoleInput::stdin(end), RawTerminal::enter()?),
+        let (sink, input, peer) = match &config.console.console {
+            ConsoleChoice::Stdio => (ConsoleSink::stdout()?, ConsoleInput::stdin(end), None),
             ConsoleChoice::File(path) => (ConsoleSink::file(path)?, ConsoleInput::none(), None),
             ConsoleChoice::None => (ConsoleSink::none(), ConsoleInput::none(), None),
+            ConsoleChoice::Pty => (ConsoleSink::none(), ConsoleInput::none(), Some(ConsolePeer::pty()?)),
+            ConsoleChoice::Socket(path) => {
+                (ConsoleSink::none(), ConsoleInput::none(), Some(ConsolePeer::socket(path)?))
+            }
         };
+        let mut output = ConsoleOutput::new(reader, sink, watcher);
+        if let Some(peer) = &peer {
+            output.detach();
+            say(&format!("the console is at {}", peer.path().display()));
+        }
+        let on_terminal = config.console.console == ConsoleChoice::Stdio;
+        let terminal = if on_terminal { RawTerminal::enter()? } else { None };
         if terminal.is_some() && is_interactive() {
             say(KEYS_LINE);
         }
-        Ok((Console { output: ConsoleOutput::new(reader, sink, watcher), input, terminal }, ring))
+        Ok((Console { output, input, terminal, peer }, ring))
     }
 
     /// What to wait for.
     pub fn interests(&self) -> impl Iterator<Item = Interest<'_, ConsoleSide>> {
         let output = self.output.waits_for().map(|fd| Interest { token: ConsoleSide::Output, fd, output: true });
         let input = self.input.waits_for().map(|fd| Interest { token: ConsoleSide::Input, fd, output: false });
-        output.into_iter().chain(input)
+        let peer = self.peer.as_ref().and_then(ConsolePeer::waits_for);
+        let peer = peer.map(|fd| Interest { token: ConsoleSide::Peer, fd, output: false });
+        output.into_iter().chain(input).chain(peer)
     }
 
     /// When to take a turn at the latest.
     pub fn due(&self) -> Option<Instant> {
-        self.output.due()
+        [self.output.due(), self.peer.as_ref().and_then(ConsolePeer::due)].into_iter().flatten().min()
     }
 
     /// Moves output and input on. `ready` says whether input was reported ready.
     pub fn turn(&mut self, now: Instant, input_ready: bool, serial: &Shared<Serial>) -> Vec<ConsoleEvent> {
+        self.meet(now);
         let turn = self.output.turn(now);
         let mut events = Vec::new();
         if input_ready {
@@ -144,6 +165,19 @@ impl Console {
         }
         self.input.offer(&mut *device);
         events
+    }
+
+    /// Connects whoever has come, and lets go whoever has left.
+    fn meet(&mut self, now: Instant) {
+        let Some(peer) = &mut self.peer else { return };
+        if peer.is_present() && self.input.has_ended() {
+            self.output.detach();
+            peer.left(now);
+        }
+        if let Some((reader, writer)) = peer.take(now) {
+            self.input.attach(reader);
+            self.output.attach(ConsoleSink::nonblocking(writer));
+        }
     }
 
     /// A break on the line with a key behind it.
