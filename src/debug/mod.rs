@@ -4,6 +4,7 @@
 pub mod crash;
 pub mod decode;
 pub mod event;
+pub mod histogram;
 pub mod lines;
 pub mod locate;
 pub mod registers;
