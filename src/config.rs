@@ -53,6 +53,10 @@ pub struct TraceConfig {
     /// Write the trace to a file instead of standard error
     #[arg(long, value_name = "FILE", help_heading = "Trace")]
     pub output: Option<PathBuf>,
+
+    /// Write the trace as Chrome trace events, for ui.perfetto.dev or chrome://tracing
+    #[arg(long, value_name = "FILE.json", help_heading = "Trace")]
+    pub export: Option<PathBuf>,
 }
 
 /// What the machine is made of.
@@ -225,9 +229,9 @@ pub struct EndConfig {
     #[arg(long, value_name = "FILE", help_heading = "Ends")]
     pub result: Option<PathBuf>,
 
-    /// Write a report for a CI system: junit:FILE
+    /// Write a report for a CI system: junit:FILE; repeatable
     #[arg(long, value_name = "KIND:FILE", value_parser = parse_report, help_heading = "Ends")]
-    pub report: Option<ReportChoice>,
+    pub report: Vec<ReportChoice>,
 }
 
 /// `--on-panic`.
@@ -304,8 +308,8 @@ fn parse_console(text: &str) -> Result<ConsoleChoice, String> {
 }
 
 fn parse_report(text: &str) -> Result<ReportChoice, String> {
-    match text.strip_prefix("junit:") {
-        Some(path) if !path.is_empty() => Ok(ReportChoice::Junit(path.into())),
+    match text.split_once(':') {
+        Some(("junit", path)) if !path.is_empty() => Ok(ReportChoice::Junit(path.into())),
         _ => Err("use junit:FILE".into()),
     }
 }

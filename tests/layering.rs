@@ -11,8 +11,8 @@ use std::path::{Path, PathBuf};
 /// Floor of each room: a file imports its own room or a lower floor, never sideways, never up.
 const FLOORS: &[(u32, &[&str])] = &[
     (9, &["main", "cli"]),
-    (6, &["machine", "doctor"]),
-    (5, &["config", "debug"]),
+    (6, &["machine"]),
+    (5, &["config", "debug", "doctor"]),
     (4, &["vcpu", "boot"]),
     (3, &["devices"]),
     (2, &["kvm", "backend"]),

@@ -10,5 +10,6 @@ pub mod locate;
 pub mod registers;
 pub mod sink;
 pub mod symbols;
+pub mod timeline;
 pub mod trace_thread;
 pub mod tracer;

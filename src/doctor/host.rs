@@ -44,9 +44,19 @@ impl Host {
 
     /// Whether the first processor has `flag`.
     pub fn cpu_has(&self, flag: &str) -> bool {
+        self.cpu_field("flags").split_whitespace().any(|word| word == flag)
+    }
+
+    /// The first processor's name; empty where it has none.
+    pub fn cpu_model(&self) -> String {
+        self.cpu_field("model name")
+    }
+
+    /// What stands behind `name :` for the first processor.
+    fn cpu_field(&self, name: &str) -> String {
         let cpuinfo = self.text("/proc/cpuinfo");
-        let flags = cpuinfo.lines().find_map(|line| line.strip_prefix("flags"));
-        flags.is_some_and(|flags| flags.split_whitespace().any(|word| word == flag))
+        let mut fields = cpuinfo.lines().filter_map(|line| line.split_once(':'));
+        fields.find(|(field, _)| field.trim() == name).map_or(String::new(), |(_, value)| value.trim().to_owned())
     }
 
     /// Whether the kernel has module `name`, loaded or built in.
@@ -127,7 +137,7 @@ pub(super) mod tests {
         let FakeHost(host) = &FakeHost::new(
             "facts",
             &[
-                ("/proc/cpuinfo", "processor\t: 0\nflags\t\t: fpu vmx lm\n"),
+                ("/proc/cpuinfo", "processor\t: 0\nmodel name\t: A: B\nflags\t\t: fpu vmx lm\n"),
                 ("/proc/version", "Linux version 5.15.153.1-microsoft-standard-WSL2\n"),
                 ("/sys/kernel/mm/transparent_hugepage/enabled", "always [madvise] never\n"),
                 ("/sys/module/kvm_intel/refcnt", "0\n"),
@@ -136,6 +146,7 @@ pub(super) mod tests {
             ],
         );
         assert!(host.cpu_has("vmx") && !host.cpu_has("svm") && !host.cpu_has("vm"));
+        assert_eq!(host.cpu_model(), "A: B");
         assert!(host.is_wsl2() && !host.is_container());
         assert!(host.has_module("kvm_intel") && !host.has_module("kvm_amd"));
         assert_eq!(host.transparent_huge_pages(), "madvise");

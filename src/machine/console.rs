@@ -86,7 +86,7 @@ pub fn watcher(config: &RunConfig, is_linux: bool) -> Result<Option<Watcher>, Co
         }
     }
     let ends = &config.ends;
-    let reports = ends.result.is_some() || ends.report.is_some() || ends.timeout.is_some();
+    let reports = ends.result.is_some() || !ends.report.is_empty() || ends.timeout.is_some();
     let idle = expect.is_empty() && config.console.reject.is_empty() && !is_linux && !reports;
     if idle {
         return Ok(None);

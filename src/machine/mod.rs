@@ -6,6 +6,7 @@ pub mod console;
 pub mod cpus;
 pub mod devices;
 pub mod events;
+pub mod facts;
 pub mod io;
 pub mod junit;
 pub mod lifecycle;

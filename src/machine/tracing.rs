@@ -1,6 +1,7 @@
 //! The trace of a run: which sinks its options ask for, what watches each vCPU, and the trace's end.
 
 use super::build::Blueprint;
+use super::facts;
 use super::io::MachineIo;
 use super::phases::{Phases, now_us};
 use super::report::Run;
@@ -9,6 +10,7 @@ use crate::debug::event::DeviceRegister;
 use crate::debug::lines::Lines;
 use crate::debug::sink::{Milestone, TraceEnd, TraceSink, Verdict};
 use crate::debug::symbols::Symbols;
+use crate::debug::timeline::Timeline;
 use crate::debug::trace_thread::Trace;
 use crate::debug::tracer::TraceClock;
 use crate::kvm::exit::Exit;
@@ -22,8 +24,8 @@ use std::sync::Arc;
 /// The trace of a run.
 pub struct Tracing {
     trace: Trace,
-    /// What the reports say of the run beside its exits.
-    facts: Vec<(&'static str, String)>,
+    /// What the reports say of the machine; they add what they say of the host.
+    machine: Vec<(&'static str, String)>,
 }
 
 /// A trace that could not be started.
@@ -43,21 +45,24 @@ pub enum TracingError {
 }
 
 impl Tracing {
-    /// Opens what `config` asks for and starts the trace's thread. `process_start_us` is the trace's time 0.
+    /// Opens what the options ask for and starts the trace's thread; `None` if they ask for no trace. `process_start_us`
+    /// is the trace's time 0.
     ///
     /// # Errors
     /// A file cannot be created, or the host gives no thread.
     pub fn start(
-        config: &TraceConfig,
+        trace: Option<&TraceConfig>,
         blueprint: &Blueprint,
         symbols: &Symbols,
         process_start_us: u64,
-    ) -> Result<Tracing, TracingError> {
-        let sinks = sinks(config)?;
+    ) -> Result<Option<Tracing>, TracingError> {
+        let sinks = sinks(trace)?;
+        if sinks.is_empty() {
+            return Ok(None);
+        }
         let clock = TraceClock::starting_at((now_us() - process_start_us) * 1000);
         let trace = Trace::start(clock, sinks, symbols.clone()).map_err(TracingError::Thread)?;
-        let facts = vec![("image", blueprint.name.clone()), ("vCPUs", blueprint.cpus.to_string())];
-        Ok(Tracing { trace, facts })
+        Ok(Some(Tracing { trace, machine: facts::of_machine(blueprint) }))
     }
 
     /// What watches one vCPU.
@@ -84,22 +89,30 @@ impl Tracing {
             reason: run.reason(),
             dropped: 0,
             milestones: milestones.into_iter().filter(|(_, at)| *at > 0).map(|(name, at)| (name, since(at))).collect(),
-            facts: self.facts,
+            facts: self.machine.into_iter().chain(facts::of_host()).collect(),
         })
     }
 }
 
 /// What the options ask for.
-fn sinks(config: &TraceConfig) -> Result<Vec<Box<dyn TraceSink>>, TracingError> {
-    let out: Box<dyn Write + Send> = match &config.output {
-        Some(path) => Box::new(BufWriter::new(create(path)?)),
-        None => Box::new(BufWriter::new(stderr())),
-    };
-    Ok(vec![Box::new(Lines::new(out))])
+fn sinks(trace: Option<&TraceConfig>) -> Result<Vec<Box<dyn TraceSink>>, TracingError> {
+    let mut sinks: Vec<Box<dyn TraceSink>> = Vec::new();
+    if let Some(config) = trace {
+        let out = match &config.output {
+            Some(path) => create(path)?,
+            None => Box::new(BufWriter::new(stderr())),
+        };
+        sinks.push(Box::new(Lines::new(out)));
+        if let Some(path) = &config.export {
+            sinks.push(Box::new(Timeline::new(create(path)?)));
+        }
+    }
+    Ok(sinks)
 }
 
-fn create(path: &Path) -> Result<File, TracingError> {
-    File::create(path).map_err(|source| TracingError::Create { path: path.to_owned(), source })
+fn create(path: &Path) -> Result<Box<dyn Write + Send>, TracingError> {
+    let file = File::create(path).map_err(|source| TracingError::Create { path: path.to_owned(), source })?;
+    Ok(Box::new(BufWriter::new(file)))
 }
 
 /// The register that an access reaches.
