@@ -30,13 +30,17 @@ pub struct ExitEvent {
 }
 
 impl ExitEvent {
-    /// What was accessed: "COM1 THR", "port 0x80", "0xfec00000", "MSR 0x10"; empty for an exit that is no access.
+    /// What was accessed or is meant: "COM1 THR", "port 0x80", "0xfec00000", "MSR 0x10", "vector 0x24"; empty for an exit
+    /// without such a thing.
     pub fn target(&self) -> String {
         match (self.register, self.exit) {
             (Some(to), _) => format!("{} {}", to.device, to.register),
             (None, Exit::PioRead { port, .. } | Exit::PioWrite { port, .. }) => format!("port {port:#x}"),
             (None, Exit::MmioRead { addr, .. } | Exit::MmioWrite { addr, .. }) => format!("{addr:#x}"),
             (None, Exit::MsrRead { index, .. } | Exit::MsrWrite { index, .. }) => format!("MSR {index:#x}"),
+            (None, Exit::IoapicEoi { vector }) => format!("vector {vector:#x}"),
+            (None, Exit::SystemEvent { kind }) => format!("event {kind}"),
+            (None, Exit::Hypercall { number }) => format!("number {number}"),
             _ => String::new(),
         }
     }
@@ -95,6 +99,7 @@ pub enum ExitKind {
     SystemEvent,
     Debug,
     Hypercall,
+    SetTpr,
     IrqWindow,
     Interrupted,
     Failure,
@@ -102,7 +107,7 @@ pub enum ExitKind {
 
 impl ExitKind {
     /// All, in the order of [`Exit`].
-    pub const ALL: [ExitKind; 15] = [
+    pub const ALL: [ExitKind; 16] = [
         ExitKind::PioRead,
         ExitKind::PioWrite,
         ExitKind::MmioRead,
@@ -115,6 +120,7 @@ impl ExitKind {
         ExitKind::SystemEvent,
         ExitKind::Debug,
         ExitKind::Hypercall,
+        ExitKind::SetTpr,
         ExitKind::IrqWindow,
         ExitKind::Interrupted,
         ExitKind::Failure,
@@ -135,6 +141,7 @@ impl ExitKind {
             Exit::SystemEvent { .. } => ExitKind::SystemEvent,
             Exit::Debug { .. } => ExitKind::Debug,
             Exit::Hypercall { .. } => ExitKind::Hypercall,
+            Exit::SetTpr => ExitKind::SetTpr,
             Exit::IrqWindowOpen => ExitKind::IrqWindow,
             Exit::Interrupted => ExitKind::Interrupted,
             Exit::Failure(_) => ExitKind::Failure,
@@ -156,6 +163,7 @@ impl ExitKind {
             ExitKind::SystemEvent => "system-event",
             ExitKind::Debug => "debug",
             ExitKind::Hypercall => "hypercall",
+            ExitKind::SetTpr => "set-tpr",
             ExitKind::IrqWindow => "irq-window",
             ExitKind::Interrupted => "interrupted",
             ExitKind::Failure => "failure",
@@ -189,6 +197,7 @@ mod tests {
         let msr = Exit::MsrWrite { index: 0x10, filtered: true, value: 7 };
         assert_eq!(event(msr, Some(Reply::Fault), None), ("MSR 0x10".into(), Some(7)));
         assert_eq!(event(Exit::MmioRead { addr: 1 << 32, size: 4 }, None, None), ("0x100000000".into(), None));
+        assert_eq!(event(Exit::IoapicEoi { vector: 0x24 }, None, None), ("vector 0x24".into(), None));
         assert_eq!(event(Exit::Halt, None, None), (String::new(), None));
     }
 

@@ -76,7 +76,7 @@ fn find(exit: Exit, code: &Code, passed: &mut HashMap<ExitKind, bool>) -> Option
 
 /// Where hardware back ends leave RIP.
 fn leaves_rip_behind(kind: ExitKind) -> bool {
-    matches!(kind, ExitKind::MmioWrite | ExitKind::Halt | ExitKind::IoapicEoi | ExitKind::Hypercall)
+    matches!(kind, ExitKind::MmioWrite | ExitKind::Halt | ExitKind::IoapicEoi | ExitKind::Hypercall | ExitKind::SetTpr)
 }
 
 /// The instruction that begins `offset` bytes from RIP (which may be negative).
@@ -136,6 +136,7 @@ fn can_cause(exit: Exit, instruction: &Instruction, code: &Code) -> bool {
         Exit::MsrRead { .. } => mnemonic == M::Rdmsr,
         Exit::MsrWrite { .. } => mnemonic == M::Wrmsr,
         Exit::Halt => mnemonic == M::Hlt,
+        Exit::SetTpr => mnemonic == M::Mov && instruction.op0_register() == Register::CR8,
         Exit::Hypercall { .. } => matches!(mnemonic, M::Vmcall | M::Vmmcall),
         // Not caused by one instruction, or by any: what stands at RIP is shown.
         Exit::Shutdown | Exit::Debug { .. } | Exit::Failure(_) => instruction.ip() == code.rip,

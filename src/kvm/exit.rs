@@ -79,6 +79,8 @@ pub enum Exit {
         /// Number.
         number: u64,
     },
+    /// The guest lowered CR8, where no LAPIC in the kernel sees that more interrupts may pass now.
+    SetTpr,
     /// An interrupt can be injected now.
     IrqWindowOpen,
     /// A signal or `immediate_exit`: nothing of the guest is pending.

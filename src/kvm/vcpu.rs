@@ -11,9 +11,10 @@ use crate::arch::cpu_state::CpuState;
 use crate::arch::cpuid::CpuidLeaf;
 use kvm_bindings::{
     KVM_EXIT_DEBUG, KVM_EXIT_FAIL_ENTRY, KVM_EXIT_HLT, KVM_EXIT_HYPERCALL, KVM_EXIT_INTERNAL_ERROR, KVM_EXIT_INTR,
-    KVM_EXIT_IO, KVM_EXIT_IO_OUT, KVM_EXIT_IOAPIC_EOI, KVM_EXIT_IRQ_WINDOW_OPEN, KVM_EXIT_MMIO, KVM_EXIT_SHUTDOWN,
-    KVM_EXIT_SYSTEM_EVENT, KVM_EXIT_X86_RDMSR, KVM_EXIT_X86_WRMSR, KVM_MP_STATE_HALTED, KVM_MP_STATE_RUNNABLE,
-    KVM_MSR_EXIT_REASON_FILTER, KVM_SYNC_X86_REGS, KVM_SYNC_X86_SREGS, Msrs, kvm_msr_entry, kvm_run,
+    KVM_EXIT_IO, KVM_EXIT_IO_OUT, KVM_EXIT_IOAPIC_EOI, KVM_EXIT_IRQ_WINDOW_OPEN, KVM_EXIT_MMIO, KVM_EXIT_SET_TPR,
+    KVM_EXIT_SHUTDOWN, KVM_EXIT_SYSTEM_EVENT, KVM_EXIT_X86_RDMSR, KVM_EXIT_X86_WRMSR, KVM_MP_STATE_HALTED,
+    KVM_MP_STATE_RUNNABLE, KVM_MSR_EXIT_REASON_FILTER, KVM_SYNC_X86_REGS, KVM_SYNC_X86_SREGS, Msrs, kvm_msr_entry,
+    kvm_run,
 };
 use kvm_ioctls::VcpuFd;
 use std::io;
@@ -357,6 +358,7 @@ fn decode(run: &kvm_run) -> (Exit, Pending) {
         KVM_EXIT_HLT => nothing(Exit::Halt),
         KVM_EXIT_SHUTDOWN => nothing(Exit::Shutdown),
         KVM_EXIT_INTR => nothing(Exit::Interrupted),
+        KVM_EXIT_SET_TPR => nothing(Exit::SetTpr),
         KVM_EXIT_IRQ_WINDOW_OPEN => nothing(Exit::IrqWindowOpen),
         KVM_EXIT_FAIL_ENTRY => {
             // SAFETY: as above.

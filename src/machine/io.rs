@@ -72,7 +72,7 @@ impl ExitHandler for IoHandler {
                 Reply::Resume
             }
             Exit::Hypercall { .. } => Reply::Value(NO_SUCH_HYPERCALL),
-            Exit::Debug { .. } | Exit::IrqWindowOpen | Exit::Interrupted => Reply::Resume,
+            Exit::Debug { .. } | Exit::SetTpr | Exit::IrqWindowOpen | Exit::Interrupted => Reply::Resume,
         };
         match io.requests.take().filter(|request| io.ends_machine(*request)) {
             Some(request) => ControlFlow::Break(StopReason::Request(request)),
