@@ -5,7 +5,8 @@
 mod common;
 
 use common::hostel::{Finished, hostel};
-use common::kvm::lab_kernel;
+use common::kvm::{lab_kernel, skip};
+use common::lab_image::MEMTEST;
 use hostel::boot::payload::{Compression, UNPACKED_MAX};
 use std::path::PathBuf;
 use std::sync::{LazyLock, Once};
@@ -127,6 +128,22 @@ fn a_panic_ends_with_12_within_a_second() {
         let limit = Duration::from_secs(1).max(panicked / 10);
         assert!(run.elapsed - panicked < limit, "{words:?}: {:?} after {panicked:?}", run.elapsed - panicked);
     }
+}
+
+/// memtest86+ has no paravirtual parts: it needs the interrupt controllers of a PC, and shows its screen cell by cell.
+#[test]
+fn memtest_shows_its_screen_over_serial() {
+    if lab_kernel().is_none() {
+        return;
+    }
+    if !std::path::Path::new(MEMTEST).exists() {
+        return skip("this distribution's memtest86+ has no 64-bit image");
+    }
+    let machine = ["run", MEMTEST, "--irqchip", "full", "--no-initrd", "--mem", "64M", "--timeout", "240s"];
+    let words = ["--cmdline", "console=ttyS0,115200 nosmp"];
+    let screen = ["--expect", r"Memtest86\+", "--expect", "Pass", "--expect", "Test"];
+    let run = hostel(&[machine.as_slice(), &words, &screen].concat(), "");
+    assert_eq!(run.status, 0, "{run:#?}");
 }
 
 #[test]

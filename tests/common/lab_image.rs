@@ -13,6 +13,8 @@ use std::process::Command;
 
 /// Where the unmodified kernel of the lab stands inside it; tests boot it as their guest.
 pub const KERNEL: &str = "/lab/vmlinuz";
+/// Where memtest86+ stands inside it, if its package has the 64-bit image.
+pub const MEMTEST: &str = "/lab/memtest";
 /// What starts the line in the kernel log that holds the status of the script.
 pub const STATUS_MARK: &str = "hostel-lab: status ";
 
@@ -59,6 +61,9 @@ impl Image {
         image.archive.character_device("/dev/console", 0o600, 5, 1);
         image.archive.file("/init", 0o755, INIT.as_bytes());
         image.archive.file(KERNEL, 0o644, &read(&kernel_image(kernel)?)?);
+        if let Ok(memtest) = std::fs::read(kernel.with_file_name("memtest").join("boot/memtest86+x64.bin")) {
+            image.archive.file(MEMTEST, 0o644, &memtest);
+        }
         let busybox = find_program("busybox").context("busybox is not installed")?;
         image.archive.file("/bin/busybox", 0o755, &read(&busybox)?);
         image.libraries(&busybox)?;
