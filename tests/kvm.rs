@@ -24,6 +24,7 @@ use hostel::vcpu::handler::{ExitHandler, StopReason};
 use hostel::vcpu::thread::VcpuThread;
 use std::ops::ControlFlow;
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 use std::sync::mpsc::channel;
 
 /// Where the tests put data.
@@ -186,6 +187,24 @@ fn a_fault_without_handlers_is_a_shutdown() {
     let (_vm, mut vcpu) = machine(&[0x0f, 0x0b]);
     vcpu.set_state(&CpuState::protected_mode(0x1000)).unwrap();
     assert_eq!(vcpu.run(Reply::Resume).unwrap(), Exit::Shutdown);
+}
+
+#[test]
+fn kvm_counts_what_it_does_and_the_vcpu_what_it_returns() {
+    if !kvm::available() {
+        return;
+    }
+    // out 0x10, al; out 0x10, al; hlt
+    let (vm, mut vcpu) = machine(&[0xe6, 0x10, 0xe6, 0x10, HLT]);
+    let (Some(of_vcpu), Some(of_vm)) = (vcpu.stats(), vm.stats()) else {
+        return kvm::skip("this KVM has no KVM_GET_STATS_FD");
+    };
+    let exits = || of_vcpu.read().unwrap().iter().find(|stat| stat.name == "exits").map(|exits| exits.value);
+    assert_eq!((exits(), vcpu.returns().load(Ordering::Relaxed)), (Some(0), 0));
+    exits_until_halt(&mut vcpu);
+    assert_eq!(vcpu.returns().load(Ordering::Relaxed), 3);
+    assert!(exits() >= Some(3), "{:#?}", of_vcpu.read());
+    assert_ne!(of_vm.read().unwrap(), []);
 }
 
 /// Answers nothing: its guest does not exit.

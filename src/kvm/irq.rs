@@ -2,6 +2,7 @@
 //!
 //! Source: KVM API KVM_IRQ_LINE, KVM_SIGNAL_MSI, KVM_SET_GSI_ROUTING.
 
+use super::calls::KvmFd;
 use crate::bus::irq::{IrqLine, Msi, MsiSink};
 use kvm_bindings::{
     KVM_IRQ_ROUTING_MSI, KvmIrqRouting, kvm_irq_routing_entry, kvm_irq_routing_entry__bindgen_ty_1,
@@ -12,20 +13,21 @@ use std::sync::Arc;
 
 /// An input of the in-kernel PIC and IOAPIC.
 pub struct KvmLine {
-    pub(super) vm: Arc<VmFd>,
+    pub(super) vm: Arc<KvmFd<VmFd>>,
     pub(super) gsi: u32,
 }
 
 impl IrqLine for KvmLine {
     fn set_level(&self, high: bool) {
         // The only failures are of set-up (no irqchip, no such input), which `Vm::line` rules out.
-        let _ = self.vm.set_irq_line(self.gsi, high);
+        let (gsi, level) = (self.gsi, if high { "high" } else { "low" });
+        let _ = self.vm.call("KVM_IRQ_LINE", format_args!("input {gsi} {level}"), |fd| fd.set_irq_line(gsi, high));
     }
 }
 
 /// The in-kernel LAPICs, as receivers of messages.
 pub struct KvmMsiSink {
-    pub(super) vm: Arc<VmFd>,
+    pub(super) vm: Arc<KvmFd<VmFd>>,
 }
 
 impl MsiSink for KvmMsiSink {
@@ -37,7 +39,8 @@ impl MsiSink for KvmMsiSink {
             ..kvm_msi::default()
         };
         // A message to a LAPIC that does not exist or is off is lost, as on hardware.
-        let _ = self.vm.signal_msi(message);
+        let words = format_args!("{:#x} to {:#x}", msi.data, msi.address);
+        let _ = self.vm.call("KVM_SIGNAL_MSI", words, |fd| fd.signal_msi(message));
     }
 
     fn watch_level_inputs(&self, routes: &[Option<Msi>]) {
@@ -62,6 +65,7 @@ impl MsiSink for KvmMsiSink {
             .collect();
         let Ok(table) = KvmIrqRouting::from_entries(&entries) else { return };
         // KVM refuses only tables that are too long; the IOAPIC has 24 inputs.
-        let _ = self.vm.set_gsi_routing(&table);
+        let words = format_args!("{} inputs as messages", entries.len());
+        let _ = self.vm.call("KVM_SET_GSI_ROUTING", words, |fd| fd.set_gsi_routing(&table));
     }
 }

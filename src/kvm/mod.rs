@@ -1,9 +1,11 @@
 //! The only room that names `kvm-ioctls`: a machine, its vCPUs, their exits and interrupts, as plain values.
 
+pub mod calls;
 pub mod exit;
 pub mod irq;
 pub mod kick;
 pub mod registers;
+pub mod stats;
 pub mod system;
 pub mod vcpu;
 pub mod vm;

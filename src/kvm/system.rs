@@ -2,8 +2,9 @@
 //!
 //! Source: KVM API §4.1 to §4.5.
 
+use super::calls::{KvmFd, Watch};
 use crate::arch::cpuid::CpuidLeaf;
-use kvm_bindings::{CpuId, KVM_MAX_CPUID_ENTRIES, kvm_cpuid_entry2};
+use kvm_bindings::{CpuId, KVM_CAP_MAX_VCPUS, KVM_CAP_SYNC_REGS, KVM_MAX_CPUID_ENTRIES, kvm_cpuid_entry2};
 use std::io;
 
 /// Where KVM is found.
@@ -14,7 +15,7 @@ const API_VERSION: i32 = 12;
 
 /// The host's KVM, opened.
 pub struct System {
-    pub(super) fd: kvm_ioctls::Kvm,
+    pub(super) fd: KvmFd<kvm_ioctls::Kvm>,
 }
 
 /// What can fail before and while a machine is set up.
@@ -33,17 +34,16 @@ pub enum KvmError {
          install the udev rule KERNEL==\"kvm\", GROUP=\"kvm\", MODE=\"0666\"; `hostel doctor` tells more"
     )]
     Forbidden,
-    /// Any other failure to open it.
-    #[error("open /dev/kvm: {0}")]
-    Open(io::Error),
     /// Not the API this program was written for.
     #[error("/dev/kvm speaks API version {0}, not 12: is it KVM?")]
     Version(i32),
     /// A call that KVM refused.
-    #[error("{what}: {source}")]
+    #[error("{name}{}{arguments}: {source}", if .arguments.is_empty() { "" } else { " " })]
     Call {
-        /// The call, by its KVM name, and on what.
-        what: &'static str,
+        /// Its KVM name.
+        name: &'static str,
+        /// Its arguments in words.
+        arguments: String,
         /// Why it failed.
         source: io::Error,
     },
@@ -57,9 +57,14 @@ pub enum KvmError {
     },
 }
 
-/// Makes a [`KvmError::Call`] of an error of `kvm-ioctls`.
-pub(super) fn call(what: &'static str) -> impl Fn(kvm_ioctls::Error) -> KvmError {
-    move |error| KvmError::Call { what, source: io::Error::from_raw_os_error(error.errno()) }
+impl KvmError {
+    /// Number of the error with which a call was refused.
+    pub(super) fn errno(&self) -> Option<i32> {
+        match self {
+            KvmError::Call { source, .. } => source.raw_os_error(),
+            _ => None,
+        }
+    }
 }
 
 impl System {
@@ -68,15 +73,20 @@ impl System {
     /// # Errors
     /// It is missing, forbidden, or not KVM.
     pub fn open() -> Result<System, KvmError> {
-        let fd = kvm_ioctls::Kvm::new().map_err(|error| {
-            let source = io::Error::from_raw_os_error(error.errno());
-            match source.raw_os_error() {
-                Some(libc::ENOENT | libc::ENODEV | libc::ENXIO) => KvmError::Missing,
-                Some(libc::EACCES | libc::EPERM) => KvmError::Forbidden,
-                _ => KvmError::Open(source),
-            }
+        System::open_watched(None)
+    }
+
+    /// Opens `/dev/kvm`; `watch` is told each call on it and on what is made of it.
+    ///
+    /// # Errors
+    /// It is missing, forbidden, or not KVM.
+    pub fn open_watched(watch: Watch) -> Result<System, KvmError> {
+        let fd = KvmFd::open(watch).map_err(|error| match error.errno() {
+            Some(libc::ENOENT | libc::ENODEV | libc::ENXIO) => KvmError::Missing,
+            Some(libc::EACCES | libc::EPERM) => KvmError::Forbidden,
+            _ => error,
         })?;
-        match fd.get_api_version() {
+        match fd.call("KVM_GET_API_VERSION", format_args!(""), |fd| Ok(fd.get_api_version()))? {
             API_VERSION => Ok(System { fd }),
             other => Err(KvmError::Version(other)),
         }
@@ -87,18 +97,25 @@ impl System {
     /// # Errors
     /// KVM refuses to tell.
     pub fn supported_cpuid(&self) -> Result<Vec<CpuidLeaf>, KvmError> {
-        let cpuid = self.fd.get_supported_cpuid(KVM_MAX_CPUID_ENTRIES).map_err(call("KVM_GET_SUPPORTED_CPUID"))?;
+        let room = KVM_MAX_CPUID_ENTRIES;
+        let cpuid = self.fd.call("KVM_GET_SUPPORTED_CPUID", format_args!(""), |fd| fd.get_supported_cpuid(room))?;
         Ok(cpuid.as_slice().iter().map(leaf).collect())
     }
 
     /// Value of a capability by its number, as KVM_CHECK_EXTENSION gives it: 0 where it is missing.
     pub fn capability(&self, number: u32) -> i32 {
-        self.fd.check_extension_raw(number.into())
+        let name = match number {
+            KVM_CAP_MAX_VCPUS => "KVM_CAP_MAX_VCPUS",
+            KVM_CAP_SYNC_REGS => "KVM_CAP_SYNC_REGS",
+            _ => "capability",
+        };
+        let check = |fd: &kvm_ioctls::Kvm| Ok(fd.check_extension_raw(number.into()));
+        self.fd.call("KVM_CHECK_EXTENSION", format_args!("{name} ({number})"), check).unwrap_or(0)
     }
 
     /// vCPUs that one machine can have.
     pub fn max_cpus(&self) -> usize {
-        self.fd.get_max_vcpus()
+        usize::try_from(self.capability(KVM_CAP_MAX_VCPUS)).unwrap_or(0)
     }
 }
 

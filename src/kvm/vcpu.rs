@@ -4,20 +4,24 @@
 //! time. Nothing borrowed from `kvm_run` leaves this file.
 //! Source: KVM API §5 "The kvm_run structure".
 
+use super::calls::KvmFd;
 use super::exit::{Exit, Failure, Reply};
 use super::registers;
-use super::system::{self, KvmError, call};
+use super::stats::Stats;
+use super::system::{self, KvmError};
 use crate::arch::cpu_state::CpuState;
 use crate::arch::cpuid::CpuidLeaf;
+use crate::arch::msr;
 use kvm_bindings::{
     KVM_EXIT_DEBUG, KVM_EXIT_FAIL_ENTRY, KVM_EXIT_HLT, KVM_EXIT_HYPERCALL, KVM_EXIT_INTERNAL_ERROR, KVM_EXIT_INTR,
     KVM_EXIT_IO, KVM_EXIT_IO_OUT, KVM_EXIT_IOAPIC_EOI, KVM_EXIT_IRQ_WINDOW_OPEN, KVM_EXIT_MMIO, KVM_EXIT_SET_TPR,
     KVM_EXIT_SHUTDOWN, KVM_EXIT_SYSTEM_EVENT, KVM_EXIT_X86_RDMSR, KVM_EXIT_X86_WRMSR, KVM_MP_STATE_HALTED,
     KVM_MP_STATE_RUNNABLE, KVM_MSR_EXIT_REASON_FILTER, KVM_SYNC_X86_REGS, KVM_SYNC_X86_SREGS, Msrs, kvm_msr_entry,
-    kvm_run,
+    kvm_regs, kvm_run, kvm_sregs,
 };
 use kvm_ioctls::VcpuFd;
-use std::io;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 
 /// KVM_INTERNAL_ERROR_EMULATION (KVM API §5, `internal.suberror`).
 const SUBERROR_EMULATION: u32 = 1;
@@ -26,13 +30,14 @@ const HAS_INSTRUCTION_BYTES: u64 = 1;
 
 /// A vCPU.
 pub struct Vcpu {
-    fd: VcpuFd,
+    fd: KvmFd<VcpuFd>,
     id: u32,
     has_lapic: bool,
     /// Registers that KVM can sync, and those that it does.
     can_sync: Synced,
     synced: Synced,
     pending: Pending,
+    returns: Arc<AtomicU64>,
 }
 
 /// What the last exit still wants before the guest goes on.
@@ -78,8 +83,9 @@ pub enum Activity {
 }
 
 impl Vcpu {
-    pub(super) fn new(fd: VcpuFd, id: u32, has_lapic: bool, can_sync: Synced) -> Vcpu {
-        Vcpu { fd, id, has_lapic, can_sync, synced: Synced::Nothing, pending: Pending::Nothing }
+    pub(super) fn new(fd: KvmFd<VcpuFd>, id: u32, has_lapic: bool, can_sync: Synced) -> Vcpu {
+        let (synced, pending) = (Synced::Nothing, Pending::Nothing);
+        Vcpu { fd, id, has_lapic, can_sync, synced, pending, returns: Arc::default() }
     }
 
     /// Number of the vCPU: its APIC id.
@@ -87,27 +93,44 @@ impl Vcpu {
         self.id
     }
 
+    /// What KVM counts of the vCPU; `None` where it counts nothing.
+    pub fn stats(&self) -> Option<Stats> {
+        Stats::open(&self.fd)
+    }
+
+    /// How often KVM_RUN has returned with an exit so far; to be read from any thread.
+    pub fn returns(&self) -> Arc<AtomicU64> {
+        self.returns.clone()
+    }
+
     /// Gives the vCPU its CPUID. Before the first entry.
     ///
     /// # Errors
     /// KVM refuses.
     pub fn set_cpuid(&self, leaves: &[CpuidLeaf]) -> Result<(), KvmError> {
-        self.fd.set_cpuid2(&system::cpuid(leaves)).map_err(call("KVM_SET_CPUID2"))
+        let cpuid = system::cpuid(leaves);
+        self.fd.call("KVM_SET_CPUID2", format_args!("{} leaves", leaves.len()), |fd| fd.set_cpuid2(&cpuid))
     }
 
-    /// Sets model-specific registers, as pairs of number and value.
+    /// Sets a model-specific register.
     ///
     /// # Errors
-    /// KVM refuses one of them.
-    pub fn set_msrs(&self, msrs: &[(u32, u64)]) -> Result<(), KvmError> {
-        let entries: Vec<_> =
-            msrs.iter().map(|&(index, data)| kvm_msr_entry { index, data, ..kvm_msr_entry::default() }).collect();
-        let list = Msrs::from_entries(&entries).expect("a few registers");
-        match self.fd.set_msrs(&list) {
-            Ok(done) if done == entries.len() => Ok(()),
-            Ok(_) => Err(KvmError::Call { what: "KVM_SET_MSRS", source: io::ErrorKind::Unsupported.into() }),
-            Err(error) => Err(call("KVM_SET_MSRS")(error)),
-        }
+    /// KVM does not know it, or refuses the value.
+    pub fn set_msr(&self, index: u32, value: u64) -> Result<(), KvmError> {
+        let msrs = one_msr(index, value);
+        let words = format_args!("{index:#x} ({}) = {value:#x}", msr::name(index).unwrap_or("no name"));
+        self.fd.call("KVM_SET_MSRS", words, |fd| accepted(fd.set_msrs(&msrs)))
+    }
+
+    /// A model-specific register.
+    ///
+    /// # Errors
+    /// KVM does not know it.
+    pub fn msr(&self, index: u32) -> Result<u64, KvmError> {
+        let mut msrs = one_msr(index, 0);
+        let words = format_args!("{index:#x} ({})", msr::name(index).unwrap_or("no name"));
+        self.fd.call("KVM_GET_MSRS", words, |fd| accepted(fd.get_msrs(&mut msrs)))?;
+        Ok(msrs.as_slice()[0].data)
     }
 
     /// Sets the registers that `state` decides; the others stay as after reset.
@@ -115,26 +138,41 @@ impl Vcpu {
     /// # Errors
     /// KVM refuses.
     pub fn set_state(&self, state: &CpuState) -> Result<(), KvmError> {
-        let mut sregs = self.fd.get_sregs().map_err(call("KVM_GET_SREGS"))?;
+        let mut sregs = self.sregs()?;
         registers::overlay_sregs(&mut sregs, state);
-        self.fd.set_sregs(&sregs).map_err(call("KVM_SET_SREGS"))?;
-        self.fd.set_regs(&registers::to_regs(&state.regs)).map_err(call("KVM_SET_REGS"))
+        let words = format_args!(
+            "cr0 {:#x}, cr3 {:#x}, efer {:#x}, cs {:#x} of {} bits",
+            state.cr0,
+            state.cr3,
+            state.efer,
+            state.cs.selector,
+            state.code_bits()
+        );
+        self.fd.call("KVM_SET_SREGS", words, |fd| fd.set_sregs(&sregs))?;
+        let (regs, words) = (&state.regs, format_args!("rip {:#x}, rsp {:#x}", state.regs.rip, state.regs.rsp));
+        self.fd.call("KVM_SET_REGS", words, |fd| fd.set_regs(&registers::to_regs(regs)))
     }
 
     /// Registers as they are now.
     ///
     /// # Errors
     /// KVM refuses.
-    pub fn state(&self) -> io::Result<CpuState> {
-        let regs = self.fd.get_regs().map_err(os_error)?;
-        let sregs = self.fd.get_sregs().map_err(os_error)?;
-        Ok(registers::state(&regs, &sregs))
+    pub fn state(&self) -> Result<CpuState, KvmError> {
+        Ok(registers::state(&self.regs()?, &self.sregs()?))
+    }
+
+    fn regs(&self) -> Result<kvm_regs, KvmError> {
+        self.fd.call("KVM_GET_REGS", format_args!(""), VcpuFd::get_regs)
+    }
+
+    fn sregs(&self) -> Result<kvm_sregs, KvmError> {
+        self.fd.call("KVM_GET_SREGS", format_args!(""), VcpuFd::get_sregs)
     }
 
     /// Has KVM copy at least `registers` at each exit from now on. Where it cannot (before Linux 4.17), nothing is synced.
     pub fn sync(&mut self, registers: Synced) {
         self.synced = self.synced.max(registers).min(self.can_sync);
-        self.fd.get_kvm_run().kvm_valid_regs = match self.synced {
+        self.fd.area().kvm_valid_regs = match self.synced {
             Synced::Nothing => 0,
             Synced::General => KVM_SYNC_X86_REGS,
             Synced::All => KVM_SYNC_X86_REGS | KVM_SYNC_X86_SREGS,
@@ -144,12 +182,12 @@ impl Vcpu {
 
     /// RIP as the last exit left it, relative to CS; `None` unless it is synced.
     pub fn synced_rip(&self) -> Option<u64> {
-        (self.synced != Synced::Nothing).then(|| self.fd.sync_regs().regs.rip)
+        (self.synced != Synced::Nothing).then(|| self.fd.synced().regs.rip)
     }
 
     /// Registers as the last exit left them; `None` unless all are synced.
     pub fn synced_state(&self) -> Option<CpuState> {
-        let synced = (self.synced == Synced::All).then(|| self.fd.sync_regs())?;
+        let synced = (self.synced == Synced::All).then(|| self.fd.synced())?;
         Some(registers::state(&synced.regs, &synced.sregs))
     }
 
@@ -157,41 +195,41 @@ impl Vcpu {
     ///
     /// # Errors
     /// KVM refuses.
-    pub fn inject_nmi(&self) -> io::Result<()> {
-        self.fd.nmi().map_err(os_error)
+    pub fn inject_nmi(&self) -> Result<(), KvmError> {
+        self.fd.call("KVM_NMI", format_args!(""), VcpuFd::nmi)
     }
 
     /// Whether the vCPU can ever run again by itself. Only at an instruction boundary, from its own thread.
     ///
     /// # Errors
     /// KVM refuses.
-    pub fn activity(&self) -> io::Result<Activity> {
+    pub fn activity(&self) -> Result<Activity, KvmError> {
         if !self.has_lapic {
             return Ok(Activity::Alive);
         }
-        let mp_state = self.fd.get_mp_state().map_err(os_error)?.mp_state;
+        let mp_state = self.fd.call("KVM_GET_MP_STATE", format_args!(""), VcpuFd::get_mp_state)?.mp_state;
         if mp_state == KVM_MP_STATE_RUNNABLE {
             return Ok(Activity::Alive);
         }
         if mp_state != KVM_MP_STATE_HALTED {
             return Ok(Activity::NotStarted);
         }
-        let interrupts_on = self.fd.get_regs().map_err(os_error)?.rflags & crate::arch::cpu_state::RFLAGS_IF != 0;
-        let events = self.fd.get_vcpu_events().map_err(os_error)?;
+        let interrupts_on = self.regs()?.rflags & crate::arch::cpu_state::RFLAGS_IF != 0;
+        let events = self.fd.call("KVM_GET_VCPU_EVENTS", format_args!(""), VcpuFd::get_vcpu_events)?;
         let pending = events.nmi.pending != 0 || events.nmi.injected != 0 || events.smi.pending != 0;
         Ok(if interrupts_on || pending { Activity::Alive } else { Activity::HaltedForGood })
     }
 
     /// Makes this thread the vCPU's: from now on the kick signal interrupts it (see [`super::kick`]).
     pub fn bind_to_thread(&mut self) {
-        super::kick::bind(&raw mut self.fd.get_kvm_run().immediate_exit);
+        super::kick::bind(&raw mut self.fd.area().immediate_exit);
     }
 
     /// Enters the guest with the answer to the last exit, until the next one.
     ///
     /// # Errors
     /// KVM refuses to run the vCPU.
-    pub fn run(&mut self, reply: Reply) -> io::Result<Exit> {
+    pub fn run(&mut self, reply: Reply) -> Result<Exit, KvmError> {
         match self.settle(reply) {
             Some(next) => Ok(next),
             None => self.enter(),
@@ -203,30 +241,30 @@ impl Vcpu {
     ///
     /// # Errors
     /// KVM refuses to run the vCPU.
-    pub fn complete(&mut self, reply: Reply) -> io::Result<Option<Exit>> {
+    pub fn complete(&mut self, reply: Reply) -> Result<Option<Exit>, KvmError> {
         if let Some(next) = self.settle(reply) {
             return Ok(Some(next));
         }
-        self.fd.set_kvm_immediate_exit(1);
+        self.fd.area().immediate_exit = 1;
         let exit = self.enter()?;
         // A kick that came meanwhile must not be lost: the flag goes up again, and the next run takes it down.
-        self.fd.set_kvm_immediate_exit(1);
+        self.fd.area().immediate_exit = 1;
         Ok((exit != Exit::Interrupted).then_some(exit))
     }
 
-    fn enter(&mut self) -> io::Result<Exit> {
+    fn enter(&mut self) -> Result<Exit, KvmError> {
         if let Err(error) = self.fd.run() {
             return match error.errno() {
                 // EAGAIN: an AP that waits for SIPI was woken by INIT (KVM API KVM_RUN).
-                libc::EINTR | libc::EAGAIN => {
-                    self.fd.set_kvm_immediate_exit(0);
+                Some(libc::EINTR | libc::EAGAIN) => {
+                    self.fd.area().immediate_exit = 0;
                     Ok(Exit::Interrupted)
                 }
-                _ => Err(os_error(error)),
+                _ => Err(error),
             };
         }
-        let run = self.fd.get_kvm_run();
-        let (exit, pending) = decode(run);
+        self.returns.fetch_add(1, Ordering::Relaxed);
+        let (exit, pending) = decode(self.fd.area());
         self.pending = pending;
         match pending {
             Pending::Pio { .. } => Ok(self.next_element().expect("KVM reports at least one element")),
@@ -240,7 +278,7 @@ impl Vcpu {
             Reply::Value(value) => value,
             Reply::Resume | Reply::Fault => 0,
         };
-        let run = self.fd.get_kvm_run();
+        let run = self.fd.area();
         match self.pending {
             Pending::Nothing => return None,
             Pending::Pio { write: false, size, next, data, .. } => {
@@ -277,9 +315,7 @@ impl Vcpu {
         }
         let mut bytes = [0; 8];
         // SAFETY: `decode` checked that elements 0..count lie within the vCPU's mapping behind `run`.
-        unsafe {
-            element(self.fd.get_kvm_run(), data, size, next).copy_to_nonoverlapping(bytes.as_mut_ptr(), size.into())
-        };
+        unsafe { element(self.fd.area(), data, size, next).copy_to_nonoverlapping(bytes.as_mut_ptr(), size.into()) };
         Some(Exit::PioWrite { port, size, value: u64::from_le_bytes(bytes) })
     }
 }
@@ -384,6 +420,11 @@ fn internal_error(run: &kvm_run) -> Failure {
     Failure::Emulation { code: bytes.insn_bytes, code_len }
 }
 
-fn os_error(error: kvm_ioctls::Error) -> io::Error {
-    io::Error::from_raw_os_error(error.errno())
+fn one_msr(index: u32, data: u64) -> Msrs {
+    Msrs::from_entries(&[kvm_msr_entry { index, data, ..kvm_msr_entry::default() }]).expect("one is not too many")
+}
+
+/// KVM_GET_MSRS and KVM_SET_MSRS refuse a register by telling how many came before it.
+fn accepted(count: Result<usize, kvm_ioctls::Error>) -> Result<(), kvm_ioctls::Error> {
+    if count? == 1 { Ok(()) } else { Err(kvm_ioctls::Error::new(libc::EINVAL)) }
 }

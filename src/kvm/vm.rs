@@ -3,11 +3,13 @@
 //! Source: KVM API KVM_CREATE_VM, KVM_SET_USER_MEMORY_REGION, KVM_CREATE_IRQCHIP, KVM_CAP_SPLIT_IRQCHIP,
 //! KVM_CREATE_PIT2, KVM_CAP_X86_USER_SPACE_MSR.
 
+use super::calls::{KvmFd, Target};
 use super::irq::{KvmLine, KvmMsiSink};
-use super::system::{KvmError, System, call};
+use super::stats::Stats;
+use super::system::{KvmError, System};
 use super::vcpu::{Synced, Vcpu};
 use crate::arch::irqchip::Irqchip;
-use crate::arch::layout::{KVM_IDENTITY_MAP, KVM_TSS};
+use crate::arch::layout::{KVM_IDENTITY_MAP, KVM_TSS, MIB};
 use crate::memory::ram::GuestRam;
 use kvm_bindings::{
     KVM_CAP_SPLIT_IRQCHIP, KVM_CAP_SYNC_REGS, KVM_CAP_X86_USER_SPACE_MSR, KVM_MSR_EXIT_REASON_UNKNOWN,
@@ -22,7 +24,7 @@ pub const IOAPIC_INPUTS: u32 = 24;
 
 /// A virtual machine.
 pub struct Vm {
-    fd: Arc<VmFd>,
+    fd: Arc<KvmFd<VmFd>>,
     irqchip: Irqchip,
     /// Registers that its vCPUs can sync.
     can_sync: Synced,
@@ -38,13 +40,13 @@ impl Vm {
     pub fn new(system: &System, irqchip: Irqchip, ram: Arc<GuestRam>) -> Result<Vm, KvmError> {
         let fd = create_vm(system)?;
         // VMX without unrestricted guest keeps two helpers in guest-physical space; elsewhere these calls do nothing.
-        fd.set_identity_map_address(KVM_IDENTITY_MAP).map_err(call("KVM_SET_IDENTITY_MAP_ADDR"))?;
-        fd.set_tss_address(KVM_TSS as usize).map_err(call("KVM_SET_TSS_ADDR"))?;
+        fd.call("KVM_SET_IDENTITY_MAP_ADDR", format_args!("{KVM_IDENTITY_MAP:#x}"), |fd| {
+            fd.set_identity_map_address(KVM_IDENTITY_MAP)
+        })?;
+        fd.call("KVM_SET_TSS_ADDR", format_args!("{KVM_TSS:#x}"), |fd| fd.set_tss_address(KVM_TSS as usize))?;
         create_irqchip(&fd, irqchip)?;
-        let mut unknown_msrs = kvm_enable_cap { cap: KVM_CAP_X86_USER_SPACE_MSR, ..kvm_enable_cap::default() };
-        unknown_msrs.args[0] = KVM_MSR_EXIT_REASON_UNKNOWN.into();
         // Without it (Linux before 5.10) KVM answers unknown MSRs with #GP itself: only the message is lost.
-        let _ = fd.enable_cap(&unknown_msrs);
+        let _ = ask_for_msrs(&fd, KVM_MSR_EXIT_REASON_UNKNOWN, "unknown MSRs exit");
         for (number, slot) in (0u32..).zip(ram.slots()) {
             let region = kvm_userspace_memory_region {
                 slot: number,
@@ -53,8 +55,16 @@ impl Vm {
                 userspace_addr: slot.hva,
                 flags: 0,
             };
+            let words = format_args!(
+                "slot {number}: RAM {:#x}..{:#x} ({} MiB) at {:#x} of this process",
+                slot.gpa,
+                slot.gpa + slot.size,
+                slot.size / MIB,
+                slot.hva
+            );
             // SAFETY: the slot is a mapping that `ram` owns and never moves, and the Vm holds `ram` as long as the fd.
-            unsafe { fd.set_user_memory_region(region) }.map_err(call("KVM_SET_USER_MEMORY_REGION"))?;
+            let set = |fd: &VmFd| unsafe { fd.set_user_memory_region(region) };
+            fd.call("KVM_SET_USER_MEMORY_REGION", words, set)?;
         }
         let syncs = system.capability(KVM_CAP_SYNC_REGS) as u32;
         let all = KVM_SYNC_X86_REGS | KVM_SYNC_X86_SREGS;
@@ -67,7 +77,8 @@ impl Vm {
     /// # Errors
     /// KVM refuses.
     pub fn create_vcpu(&self, id: u32) -> Result<Vcpu, KvmError> {
-        let fd = self.fd.create_vcpu(id.into()).map_err(call("KVM_CREATE_VCPU"))?;
+        let create = |fd: &VmFd| fd.create_vcpu(id.into());
+        let fd = self.fd.create(Target::Vcpu(id), "KVM_CREATE_VCPU", format_args!("{id}"), create)?;
         Ok(Vcpu::new(fd, id, self.irqchip != Irqchip::None, self.can_sync))
     }
 
@@ -85,6 +96,11 @@ impl Vm {
         KvmMsiSink { vm: self.fd.clone() }
     }
 
+    /// What KVM counts of the machine; `None` where it counts nothing.
+    pub fn stats(&self) -> Option<Stats> {
+        Stats::open(&self.fd)
+    }
+
     /// The machine's RAM.
     pub fn ram(&self) -> &Arc<GuestRam> {
         &self.ram
@@ -93,28 +109,36 @@ impl Vm {
 
 /// A signal that comes meanwhile ends KVM_CREATE_VM with EINTR (`kvm_arch_init_vm` may wait for a thread of the kernel). Its
 /// handler has run then, and what it means is the control loop's business.
-fn create_vm(system: &System) -> Result<VmFd, KvmError> {
+fn create_vm(system: &System) -> Result<KvmFd<VmFd>, KvmError> {
     loop {
-        match system.fd.create_vm() {
-            Err(error) if error.errno() == libc::EINTR => {}
-            result => return result.map_err(call("KVM_CREATE_VM")),
+        match system.fd.create(Target::Machine, "KVM_CREATE_VM", format_args!(""), |fd| fd.create_vm()) {
+            Err(error) if error.errno() == Some(libc::EINTR) => {}
+            result => return result,
         }
     }
 }
 
-fn create_irqchip(fd: &VmFd, irqchip: Irqchip) -> Result<(), KvmError> {
+fn create_irqchip(fd: &KvmFd<VmFd>, irqchip: Irqchip) -> Result<(), KvmError> {
     match irqchip {
         Irqchip::None => Ok(()),
         Irqchip::Split => {
             let mut split = kvm_enable_cap { cap: KVM_CAP_SPLIT_IRQCHIP, ..kvm_enable_cap::default() };
             split.args[0] = IOAPIC_INPUTS.into();
-            fd.enable_cap(&split).map_err(call("KVM_ENABLE_CAP of KVM_CAP_SPLIT_IRQCHIP"))
+            let words = format_args!("KVM_CAP_SPLIT_IRQCHIP: LAPICs here, an IOAPIC of {IOAPIC_INPUTS} inputs not");
+            fd.call("KVM_ENABLE_CAP", words, |fd| fd.enable_cap(&split))
         }
         Irqchip::Full => {
-            fd.create_irq_chip().map_err(call("KVM_CREATE_IRQCHIP"))?;
+            fd.call("KVM_CREATE_IRQCHIP", format_args!("PIC, IOAPIC, and LAPICs"), |fd| fd.create_irq_chip())?;
             // Port 0x61 is answered in the kernel too: guests time loops with it.
             let pit = kvm_pit_config { flags: KVM_PIT_SPEAKER_DUMMY, ..kvm_pit_config::default() };
-            fd.create_pit2(pit).map_err(call("KVM_CREATE_PIT2"))
+            fd.call("KVM_CREATE_PIT2", format_args!("with port 0x61"), |fd| fd.create_pit2(pit))
         }
     }
+}
+
+/// Has accesses to MSRs exit for `reasons`, which `words` tell.
+fn ask_for_msrs(fd: &KvmFd<VmFd>, reasons: u32, words: &str) -> Result<(), KvmError> {
+    let mut msrs = kvm_enable_cap { cap: KVM_CAP_X86_USER_SPACE_MSR, ..kvm_enable_cap::default() };
+    msrs.args[0] = reasons.into();
+    fd.call("KVM_ENABLE_CAP", format_args!("KVM_CAP_X86_USER_SPACE_MSR: {words}"), |fd| fd.enable_cap(&msrs))
 }

@@ -186,7 +186,7 @@ impl Blueprint {
             let vcpu = vm.create_vcpu(id)?;
             vcpu.set_cpuid(&cpuid::for_vcpu(&supported, id, self.cpus, self.irqchip))?;
             if self.is_linux {
-                vcpu.set_msrs(&[(MTRR_DEF_TYPE, MTRR_WRITE_BACK)])?;
+                vcpu.set_msr(MTRR_DEF_TYPE, MTRR_WRITE_BACK)?;
             }
             vcpus.push(vcpu);
         }

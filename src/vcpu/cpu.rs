@@ -3,8 +3,8 @@
 
 use crate::arch::cpu_state::CpuState;
 use crate::kvm::exit::{Exit, Reply};
+use crate::kvm::system::KvmError;
 use crate::kvm::vcpu::{Activity, Synced, Vcpu};
-use std::io;
 
 /// A virtual CPU.
 pub trait Cpu {
@@ -58,14 +58,12 @@ pub trait Cpu {
 
 /// A vCPU operation that the host refused.
 #[derive(Debug, thiserror::Error)]
-#[error("{what} of vCPU {vcpu}: {source}")]
+#[error("vCPU {vcpu}: {source}")]
 pub struct CpuError {
-    /// What was tried.
-    pub what: &'static str,
-    /// On which vCPU.
+    /// The vCPU.
     pub vcpu: u32,
-    /// Why it failed.
-    pub source: io::Error,
+    /// The call, and why it failed.
+    pub source: KvmError,
 }
 
 impl Cpu for Vcpu {
@@ -78,15 +76,15 @@ impl Cpu for Vcpu {
     }
 
     fn run(&mut self, reply: Reply) -> Result<Exit, CpuError> {
-        Vcpu::run(self, reply).map_err(|source| failed("KVM_RUN", self, source))
+        Vcpu::run(self, reply).map_err(|source| failed(self, source))
     }
 
     fn complete(&mut self, reply: Reply) -> Result<Option<Exit>, CpuError> {
-        Vcpu::complete(self, reply).map_err(|source| failed("complete the exit", self, source))
+        Vcpu::complete(self, reply).map_err(|source| failed(self, source))
     }
 
     fn state(&self) -> Result<CpuState, CpuError> {
-        Vcpu::state(self).map_err(|source| failed("read the registers", self, source))
+        Vcpu::state(self).map_err(|source| failed(self, source))
     }
 
     fn sync(&mut self, registers: Synced) {
@@ -102,14 +100,14 @@ impl Cpu for Vcpu {
     }
 
     fn activity(&self) -> Result<Activity, CpuError> {
-        Vcpu::activity(self).map_err(|source| failed("read the activity", self, source))
+        Vcpu::activity(self).map_err(|source| failed(self, source))
     }
 
     fn inject_nmi(&mut self) -> Result<(), CpuError> {
-        Vcpu::inject_nmi(self).map_err(|source| failed("KVM_NMI", self, source))
+        Vcpu::inject_nmi(self).map_err(|source| failed(self, source))
     }
 }
 
-fn failed(what: &'static str, vcpu: &Vcpu, source: io::Error) -> CpuError {
-    CpuError { what, vcpu: vcpu.id(), source }
+fn failed(vcpu: &Vcpu, source: KvmError) -> CpuError {
+    CpuError { vcpu: vcpu.id(), source }
 }
