@@ -178,6 +178,42 @@ fn a_refused_msr_is_a_general_protection_fault() {
     assert_eq!(vcpu.state().unwrap().regs.rax & 0xff, 0xaa, "the handler of #GP ran");
 }
 
+/// wrmsr; rdmsr; hlt, with the register's number in ECX and what is written in EAX.
+fn write_and_read_msr(index: u32, value: u32) -> Vec<u8> {
+    let [mov_ecx, mov_eax] = [(0xb9, index), (0xb8, value)].map(|(opcode, operand)| {
+        let [a, b, c, d] = operand.to_le_bytes();
+        [0x66, opcode, a, b, c, d]
+    });
+    // xor edx, edx
+    [&mov_ecx[..], &mov_eax, &[0x66, 0x31, 0xd2, 0x0f, 0x30, 0x66, 0x31, 0xc0, 0x0f, 0x32, HLT]].concat()
+}
+
+#[test]
+fn a_filtered_msr_exits_and_kvm_still_has_its_value() {
+    if !kvm::available() {
+        return;
+    }
+    const SYSENTER_EIP: u32 = 0x176;
+    let code = write_and_read_msr(SYSENTER_EIP, 0x1234);
+    for filter in ["SYSENTER_EIP", "0x100-0x200,0xc0000080", "all"] {
+        let (vm, mut vcpu) = machine(&code);
+        if let Err(error) = vm.filter_msrs(&filter.parse().unwrap()) {
+            return kvm::skip(&format!("no MSR filter: {error}"));
+        }
+        let write = Exit::MsrWrite { index: SYSENTER_EIP, filtered: true, value: 0x1234 };
+        assert_eq!(vcpu.run(Reply::Resume).unwrap(), write);
+        vcpu.set_msr(SYSENTER_EIP, 0x1234).unwrap();
+        assert_eq!(vcpu.run(Reply::Resume).unwrap(), Exit::MsrRead { index: SYSENTER_EIP, filtered: true });
+        let value = vcpu.msr(SYSENTER_EIP).unwrap();
+        assert_eq!(vcpu.run(Reply::Value(value)).unwrap(), Exit::Halt);
+        assert_eq!(vcpu.state().unwrap().regs.rax, 0x1234);
+        assert!(vcpu.msr(0x1234_5678).is_err(), "KVM knows no such register");
+    }
+    let (vm, mut vcpu) = machine(&code);
+    vm.filter_msrs(&"0x174-0x175,0x177".parse().unwrap()).unwrap();
+    assert_eq!(exits_until_halt(&mut vcpu), [], "its neighbours are filtered, it is not");
+}
+
 #[test]
 fn a_fault_without_handlers_is_a_shutdown() {
     if !kvm::available() {

@@ -1,9 +1,11 @@
-//! Names of model-specific registers, for messages.
+//! Names of model-specific registers, for messages and for the user's words.
 //!
 //! Only registers that a guest is likely to touch and a reader to look up; others have no name here.
 //!
 //! Sources: Intel SDM vol. 4 §2.1 (architectural), §2.17 (platform); AMD APM vol. 2 §A.1; Linux
 //! Documentation/virt/kvm/x86/msr.rst (0x4b56_4d00 and up).
+
+use std::ops::RangeInclusive;
 
 /// Name of register `index` in its manual.
 pub const fn name(index: u32) -> Option<&'static str> {
@@ -122,9 +124,30 @@ pub const fn name(index: u32) -> Option<&'static str> {
     })
 }
 
+/// Where the registers lie that have names here.
+const NAMED: [RangeInclusive<u32>; 4] =
+    [0..=0x1fff, 0x4b56_4d00..=0x4b56_4dff, 0xc000_0000..=0xc000_2fff, 0xc001_0000..=0xc001_1fff];
+
+/// The registers that a user means by `word`: a name, in any case, with or without what stands before it (EFER for
+/// IA32_EFER). Ascending.
+pub fn numbers(word: &str) -> Vec<RangeInclusive<u32>> {
+    let short = |name: &'static str| ["IA32_", "MSR_", "AMD "].iter().find_map(|start| name.strip_prefix(start));
+    let meant = |name: &'static str| {
+        name.eq_ignore_ascii_case(word) || short(name).is_some_and(|short| short.eq_ignore_ascii_case(word))
+    };
+    let mut found: Vec<RangeInclusive<u32>> = Vec::new();
+    for index in NAMED.into_iter().flatten().filter(|index| name(*index).is_some_and(meant)) {
+        match found.last_mut() {
+            Some(range) if *range.end() + 1 == index => *range = *range.start()..=index,
+            _ => found.push(index..=index),
+        }
+    }
+    found
+}
+
 #[cfg(test)]
 mod tests {
-    use super::name;
+    use super::{name, numbers};
 
     #[test]
     fn known_registers_have_names() {
@@ -132,5 +155,14 @@ mod tests {
         assert_eq!(name(0xc000_0080), Some("IA32_EFER"));
         assert_eq!(name(0x80b), Some("IA32_X2APIC_x"));
         assert_eq!(name(0xdead_beef), None);
+    }
+
+    #[test]
+    fn names_lead_back_to_registers() {
+        assert_eq!(numbers("IA32_EFER"), [0xc000_0080..=0xc000_0080]);
+        assert_eq!(numbers("hwcr"), [0xc001_0015..=0xc001_0015]);
+        assert_eq!(numbers("IA32_MTRR_FIXx"), [0x250..=0x250, 0x258..=0x259, 0x268..=0x26f]);
+        assert_eq!(numbers("KVM_SYSTEM_TIME_NEW"), [0x4b56_4d01..=0x4b56_4d01]);
+        assert_eq!(numbers(""), []);
     }
 }

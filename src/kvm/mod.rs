@@ -4,6 +4,7 @@ pub mod calls;
 pub mod exit;
 pub mod irq;
 pub mod kick;
+pub mod msr_filter;
 pub mod registers;
 pub mod stats;
 pub mod system;

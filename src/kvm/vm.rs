@@ -1,10 +1,11 @@
 //! A machine as KVM knows it: memory slots, interrupt controllers, vCPUs.
 //!
 //! Source: KVM API KVM_CREATE_VM, KVM_SET_USER_MEMORY_REGION, KVM_CREATE_IRQCHIP, KVM_CAP_SPLIT_IRQCHIP,
-//! KVM_CREATE_PIT2, KVM_CAP_X86_USER_SPACE_MSR.
+//! KVM_CREATE_PIT2, KVM_CAP_X86_USER_SPACE_MSR, KVM_X86_SET_MSR_FILTER.
 
 use super::calls::{KvmFd, Target};
 use super::irq::{KvmLine, KvmMsiSink};
+use super::msr_filter::MsrFilter;
 use super::stats::Stats;
 use super::system::{KvmError, System};
 use super::vcpu::{Synced, Vcpu};
@@ -12,9 +13,9 @@ use crate::arch::irqchip::Irqchip;
 use crate::arch::layout::{KVM_IDENTITY_MAP, KVM_TSS, MIB};
 use crate::memory::ram::GuestRam;
 use kvm_bindings::{
-    KVM_CAP_SPLIT_IRQCHIP, KVM_CAP_SYNC_REGS, KVM_CAP_X86_USER_SPACE_MSR, KVM_MSR_EXIT_REASON_UNKNOWN,
-    KVM_PIT_SPEAKER_DUMMY, KVM_SYNC_X86_REGS, KVM_SYNC_X86_SREGS, kvm_enable_cap, kvm_pit_config,
-    kvm_userspace_memory_region,
+    KVM_CAP_SPLIT_IRQCHIP, KVM_CAP_SYNC_REGS, KVM_CAP_X86_USER_SPACE_MSR, KVM_MSR_EXIT_REASON_FILTER,
+    KVM_MSR_EXIT_REASON_UNKNOWN, KVM_PIT_SPEAKER_DUMMY, KVM_SYNC_X86_REGS, KVM_SYNC_X86_SREGS, kvm_enable_cap,
+    kvm_pit_config, kvm_userspace_memory_region,
 };
 use kvm_ioctls::VmFd;
 use std::sync::Arc;
@@ -80,6 +81,17 @@ impl Vm {
         let create = |fd: &VmFd| fd.create_vcpu(id.into());
         let fd = self.fd.create(Target::Vcpu(id), "KVM_CREATE_VCPU", format_args!("{id}"), create)?;
         Ok(Vcpu::new(fd, id, self.irqchip != Irqchip::None, self.can_sync))
+    }
+
+    /// Has the accesses that `filter` means exit, so that they are seen; a vCPU's `msr` and `set_msr` answer them.
+    ///
+    /// # Errors
+    /// This KVM has no filter, or refuses it.
+    pub fn filter_msrs(&self, filter: &MsrFilter) -> Result<(), KvmError> {
+        let reasons = KVM_MSR_EXIT_REASON_UNKNOWN | KVM_MSR_EXIT_REASON_FILTER;
+        ask_for_msrs(&self.fd, reasons, "unknown and filtered MSRs exit")?;
+        let (default, ranges) = (filter.default_action(), filter.ranges());
+        self.fd.call("KVM_X86_SET_MSR_FILTER", format_args!("{filter}"), |fd| fd.set_msr_filter(default, &ranges))
     }
 
     /// Input `gsi` of the in-kernel PIC and IOAPIC.

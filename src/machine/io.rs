@@ -42,7 +42,7 @@ pub struct MachineIo {
 pub struct IoHandler(pub Arc<MachineIo>);
 
 impl ExitHandler for IoHandler {
-    fn handle(&mut self, exit: Exit, _cpu: &mut dyn Cpu) -> ControlFlow<StopReason, Reply> {
+    fn handle(&mut self, exit: Exit, cpu: &mut dyn Cpu) -> ControlFlow<StopReason, Reply> {
         let io = &*self.0;
         io.exits.fetch_add(1, Ordering::Relaxed);
         let reply = match exit {
@@ -55,6 +55,11 @@ impl ExitHandler for IoHandler {
             Exit::MmioWrite { addr, size, value } => {
                 io.mmio.write(addr, size, value);
                 Reply::Resume
+            }
+            // What KVM knows it answers, only later; what it refuses is #GP, as without the filter.
+            Exit::MsrRead { index, filtered: true } => cpu.msr(index).map_or(Reply::Fault, Reply::Value),
+            Exit::MsrWrite { index, filtered: true, value } => {
+                cpu.set_msr(index, value).map_or(Reply::Fault, |()| Reply::Resume)
             }
             Exit::MsrRead { index, .. } => io.refuse_msr("RDMSR", index),
             Exit::MsrWrite { index, .. } => io.refuse_msr("WRMSR", index),
@@ -160,6 +165,23 @@ mod tests {
         let names: Vec<_> = names.try_iter().collect();
         assert!(names[0].contains("RDMSR 0x12345678"), "{}", names[0]);
         assert_eq!(names.len(), 64, "a guest that tries them all does not fill the log");
+    }
+
+    #[test]
+    fn a_filtered_msr_is_answered_by_kvm_and_its_refusal_faults() {
+        let (mut handler, names) = handler();
+        let mut cpu = ScriptedCpu::default().with_msr(0x1b, 5);
+        let mut handle = |exit| handler.handle(exit, &mut cpu);
+        let (read, write) = (
+            |index| Exit::MsrRead { index, filtered: true },
+            |index| Exit::MsrWrite { index, filtered: true, value: 6 },
+        );
+        assert_eq!(handle(read(0x1b)), ControlFlow::Continue(Reply::Value(5)));
+        assert_eq!(handle(write(0x1b)), ControlFlow::Continue(Reply::Resume));
+        assert_eq!(handle(read(0x1b)), ControlFlow::Continue(Reply::Value(6)));
+        assert_eq!(handle(read(0x1c)), ControlFlow::Continue(Reply::Fault));
+        assert_eq!(handle(write(0x1c)), ControlFlow::Continue(Reply::Fault));
+        assert_eq!(names.try_iter().count(), 0);
     }
 
     /// Asks for power off when touched.

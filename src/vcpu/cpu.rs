@@ -43,6 +43,18 @@ pub trait Cpu {
     /// Registers as the last exit left them; `None` unless all are synced.
     fn synced_state(&self) -> Option<CpuState>;
 
+    /// A model-specific register, as KVM would have answered RDMSR.
+    ///
+    /// # Errors
+    /// KVM does not know it.
+    fn msr(&self, index: u32) -> Result<u64, CpuError>;
+
+    /// Sets a model-specific register, as KVM would have done for WRMSR.
+    ///
+    /// # Errors
+    /// KVM does not know it, or refuses the value.
+    fn set_msr(&mut self, index: u32, value: u64) -> Result<(), CpuError>;
+
     /// Whether the vCPU can ever run again by itself.
     ///
     /// # Errors
@@ -97,6 +109,14 @@ impl Cpu for Vcpu {
 
     fn synced_state(&self) -> Option<CpuState> {
         Vcpu::synced_state(self)
+    }
+
+    fn msr(&self, index: u32) -> Result<u64, CpuError> {
+        Vcpu::msr(self, index).map_err(|source| failed(self, source))
+    }
+
+    fn set_msr(&mut self, index: u32, value: u64) -> Result<(), CpuError> {
+        Vcpu::set_msr(self, index, value).map_err(|source| failed(self, source))
     }
 
     fn activity(&self) -> Result<Activity, CpuError> {

@@ -3,6 +3,7 @@
 use super::cpu::{Cpu, CpuError};
 use crate::arch::cpu_state::CpuState;
 use crate::kvm::exit::{Exit, Reply};
+use crate::kvm::system::KvmError;
 use crate::kvm::vcpu::{Activity, Synced};
 
 /// A vCPU that runs into given exits and remembers the replies. After the last exit it is interrupted for ever.
@@ -13,6 +14,7 @@ pub struct ScriptedCpu {
     replies: Vec<Reply>,
     state: CpuState,
     synced: Synced,
+    msr: Option<(u32, u64)>,
 }
 
 impl ScriptedCpu {
@@ -24,6 +26,11 @@ impl ScriptedCpu {
     /// The same vCPU with these registers, at each exit.
     pub fn in_state(self, state: CpuState) -> ScriptedCpu {
         ScriptedCpu { state, ..self }
+    }
+
+    /// The same vCPU with one model-specific register: its number and value.
+    pub fn with_msr(self, index: u32, value: u64) -> ScriptedCpu {
+        ScriptedCpu { msr: Some((index, value)), ..self }
     }
 
     /// What each entry was given.
@@ -66,6 +73,15 @@ impl Cpu for ScriptedCpu {
         (self.synced == Synced::All).then_some(self.state)
     }
 
+    fn msr(&self, index: u32) -> Result<u64, CpuError> {
+        self.msr.filter(|(known, _)| *known == index).map(|(_, value)| value).ok_or_else(no_such_msr)
+    }
+
+    fn set_msr(&mut self, index: u32, value: u64) -> Result<(), CpuError> {
+        let known = self.msr.as_mut().filter(|(known, _)| *known == index);
+        known.map(|(_, current)| *current = value).ok_or_else(no_such_msr)
+    }
+
     fn activity(&self) -> Result<Activity, CpuError> {
         Ok(Activity::Alive)
     }
@@ -73,4 +89,9 @@ impl Cpu for ScriptedCpu {
     fn inject_nmi(&mut self) -> Result<(), CpuError> {
         Ok(())
     }
+}
+
+fn no_such_msr() -> CpuError {
+    let source = std::io::Error::from_raw_os_error(libc::EINVAL);
+    CpuError { vcpu: 0, source: KvmError::Call { name: "MSR", arguments: String::new(), source } }
 }
