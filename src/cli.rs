@@ -1,7 +1,7 @@
 //! The command line: verbs and where they lead. Options of `run` are fields of [`RunConfig`].
 
 use crate::config::{IrqchipChoice, RunConfig, ScriptStep, TraceConfig};
-use crate::machine::console;
+use crate::machine::{console, trace_shown};
 use clap::error::ErrorKind;
 use clap::{ArgMatches, CommandFactory, FromArgMatches, Parser, Subcommand};
 use clap_complete::Shell;
@@ -74,6 +74,9 @@ impl Cli {
         if let Some((_, options)) = matches.subcommand() {
             config.console.script = script(options);
             check(config)?;
+        }
+        if let Verb::Trace(trace) = &cli.verb {
+            trace_shown::filter(trace).map_err(|error| Cli::command().error(ErrorKind::InvalidValue, error))?;
         }
         Ok(cli)
     }
@@ -181,6 +184,9 @@ mod tests {
             &["run", "--wait-exit"],
             &["run", "--initrd", "x", "--no-initrd"],
             &["run", "--timeout", "0"],
+            &["trace", "--only", "ioctl"],
+            &["trace", "--device", "COM9"],
+            &["trace", "--vcpu", "16"],
             &["fly"],
             &[],
         ] {

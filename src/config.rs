@@ -57,6 +57,34 @@ pub struct TraceConfig {
     /// Write the trace as Chrome trace events, for ui.perfetto.dev or chrome://tracing
     #[arg(long, value_name = "FILE.json", help_heading = "Trace")]
     pub export: Option<PathBuf>,
+
+    /// One JSON object an exit, and at last one with the end; with --summary, the summary as an object
+    #[arg(long, help_heading = "Trace")]
+    pub json: bool,
+
+    /// Show only these kinds of exits: pio, mmio, msr, or a kind as the trace names it (pio-read, hlt)
+    #[arg(long, value_name = "KINDS", value_delimiter = ',', help_heading = "Trace")]
+    pub only: Vec<String>,
+
+    /// Show only exits to these devices, by name: COM1
+    #[arg(long, value_name = "NAMES", value_delimiter = ',', help_heading = "Trace")]
+    pub device: Vec<String>,
+
+    /// Show only exits of these vCPUs
+    #[arg(long, value_name = "NUMBERS", value_delimiter = ',', value_parser = clap::value_parser!(u32).range(..i64::from(MAX_CPUS)), help_heading = "Trace")]
+    pub vcpu: Vec<u32>,
+
+    /// A line for every exit; without it, runs of like exits are one
+    #[arg(long, help_heading = "Trace")]
+    pub every: bool,
+
+    /// With --every or --json: one line for all elements of a string instruction (rep outs)
+    #[arg(long, help_heading = "Trace")]
+    pub skip_strings: bool,
+
+    /// Sum up at the end, by kind and device, on standard error; exits are shown beside it only with --output
+    #[arg(long, help_heading = "Trace")]
+    pub summary: bool,
 }
 
 /// What the machine is made of.

@@ -1,66 +1,356 @@
-//! A trace as lines of text, one an exit: when, on which vCPU, what, on which register, with which value, at which instruction,
-//! after how long in the guest, answered in how long.
+//! A trace as lines of text, one an exit: when, on which vCPU, why, where, with which value, after how long in the guest,
+//! answered in how long, and by which instruction.
+//!
+//! Runs of like exits are one line (`fold.rs`). Lines are written whole, so they do not tear on a terminal that shows the
+//! guest's console too. Colours: ECMA-48 §8.3.117.
 
-use super::event::ExitKind;
+use super::event::{ExitEvent, ExitKind};
+use super::filter::Filter;
+use super::fold::{Fold, Folding, Run, character};
 use super::sink::{TraceEnd, TraceSink, Traced, Verdict};
-use crate::kvm::exit::Exit;
+use crate::kvm::exit::{Exit, Reply};
 use std::fmt::Write as _;
 use std::io::{self, Write};
+use std::time::{Duration, Instant};
+
+/// How long a run of like exits may wait for the next one before it is shown.
+const RUN_SHOWN_AFTER: Duration = Duration::from_millis(500);
+
+/// Characters of a run that are shown: what the FIFO of a serial port takes at once (PC16550D §8.4).
+const CHARACTERS_SHOWN: usize = 16;
+
+/// What stands above the columns.
+const HEADER: &str =
+    "  time ms cpu exit       B where                    value               guest µs host µs  instruction";
+/// Where the columns begin that follow the first.
+const EXIT: usize = 14;
+const SIZE: usize = 25;
+const WHERE: usize = 27;
+const VALUE: usize = 52;
+const INSTRUCTION: usize = 90;
+/// Where the columns end that are aligned to the right.
+const GUEST_END: usize = 80;
+const HOST_END: usize = 88;
 
 /// Writes lines.
 pub struct Lines {
     out: Box<dyn Write + Send>,
-    line: String,
+    filter: Filter,
+    fold: Fold,
+    colour: bool,
+    has_header: bool,
+    quiet_since: Option<Instant>,
 }
 
 impl Lines {
-    /// Lines to `out`.
-    pub fn new(out: Box<dyn Write + Send>) -> Lines {
-        Lines { out, line: String::new() }
+    /// Lines to `out` of the exits that pass `filter`; `colour` is for terminals.
+    pub fn new(out: Box<dyn Write + Send>, filter: Filter, folding: Folding, colour: bool) -> Lines {
+        Lines { out, filter, fold: Fold::new(folding), colour, has_header: false, quiet_since: None }
+    }
+
+    fn show(&mut self, run: Option<Run>) -> io::Result<()> {
+        let Some(run) = run else { return Ok(()) };
+        if !self.has_header {
+            self.has_header = true;
+            self.out.write_all(format!("{HEADER}\n").as_bytes())?;
+        }
+        self.out.write_all(line(&run, self.colour).as_bytes())
     }
 }
 
 impl TraceSink for Lines {
     fn exit(&mut self, exit: &Traced) -> io::Result<()> {
-        self.line.clear();
-        format(&mut self.line, exit);
-        self.out.write_all(self.line.as_bytes())
+        if !self.filter.passes(exit.event) {
+            return Ok(());
+        }
+        self.quiet_since = None;
+        let over = self.fold.take(exit);
+        self.show(over)
     }
 
     fn pause(&mut self) -> io::Result<()> {
+        if self.quiet_since.get_or_insert_with(Instant::now).elapsed() > RUN_SHOWN_AFTER {
+            let last = self.fold.end();
+            self.show(last)?;
+        }
         self.out.flush()
     }
 
     fn finish(&mut self, end: &TraceEnd) -> io::Result<Verdict> {
+        let last = self.fold.end();
+        self.show(last)?;
         if end.dropped > 0 {
-            writeln!(self.out, "{} exits are missing here: the trace fell behind", end.dropped)?;
+            let note = format!("{} exits are missing here: the trace fell behind\n", end.dropped);
+            self.out.write_all(note.as_bytes())?;
         }
         self.out.flush()?;
         Ok(Verdict::Fine)
     }
 }
 
-fn format(line: &mut String, traced: &Traced) {
-    let event = traced.event;
-    let target = event.target();
-    let size = match event.exit {
-        Exit::PioRead { size, .. } | Exit::PioWrite { size, .. } => size,
-        Exit::MmioRead { size, .. } | Exit::MmioWrite { size, .. } => size,
-        _ => 8,
+/// A run as a line. A field that is too wide for its column pushes those behind it, until one has room again.
+fn line(run: &Run, colour: bool) -> String {
+    let event = &run.event;
+    let kind = ExitKind::of(&event.exit);
+    let mut line = Columns::default();
+    line.add(&format!("{:9.3} {:3}", event.at_ns as f64 / 1e6, event.vcpu));
+    line.begin(EXIT);
+    line.painted(colour.then_some(paint(kind)), kind.name());
+    if let Some(size) = size(&event.exit) {
+        line.begin(SIZE);
+        line.add(&size.to_string());
+    }
+    line.begin(WHERE);
+    line.add(&place(event));
+    if run.count > 1 {
+        line.add(&format!(" x {}", run.count));
+    }
+    line.begin(VALUE);
+    line.add(&value(run));
+    line.end_at(GUEST_END, &format!("{:.1}", event.guest_ns as f64 / 1e3));
+    line.end_at(HOST_END, &format!("{:.1}", event.host_ns as f64 / 1e3));
+    line.begin(INSTRUCTION);
+    line.add(&instruction(run));
+    line.end()
+}
+
+/// A line with columns.
+#[derive(Default)]
+struct Columns {
+    text: String,
+    /// Characters that a terminal shows of it.
+    width: usize,
+}
+
+impl Columns {
+    /// Goes to column `at`, by a space at least.
+    fn begin(&mut self, at: usize) {
+        let spaces = at.saturating_sub(self.width).max(1);
+        self.text.extend(std::iter::repeat_n(' ', spaces));
+        self.width += spaces;
+    }
+
+    /// Adds `text` so that it ends before column `at`.
+    fn end_at(&mut self, at: usize, text: &str) {
+        self.begin(at.saturating_sub(text.len()));
+        self.add(text);
+    }
+
+    fn add(&mut self, text: &str) {
+        self.text.push_str(text);
+        self.width += text.chars().count();
+    }
+
+    fn painted(&mut self, colour: Option<u8>, text: &str) {
+        match colour {
+            Some(code) => write!(self.text, "\x1b[{code}m{text}\x1b[0m").expect("a string takes everything"),
+            None => self.text.push_str(text),
+        }
+        self.width += text.chars().count();
+    }
+
+    fn end(mut self) -> String {
+        self.text.truncate(self.text.trim_end().len());
+        self.text.push('\n');
+        self.text
+    }
+}
+
+/// The colour of a kind: cyan and blue for ports, yellow and magenta for memory, red for what ends a guest, else green.
+fn paint(kind: ExitKind) -> u8 {
+    match kind {
+        ExitKind::PioRead => 36,
+        ExitKind::PioWrite => 34,
+        ExitKind::MmioRead => 33,
+        ExitKind::MmioWrite => 35,
+        ExitKind::Shutdown | ExitKind::Failure => 31,
+        _ => 32,
+    }
+}
+
+/// Bytes of an access.
+fn size(exit: &Exit) -> Option<u8> {
+    match *exit {
+        Exit::PioRead { size, .. } | Exit::PioWrite { size, .. } => Some(size),
+        Exit::MmioRead { size, .. } | Exit::MmioWrite { size, .. } => Some(size),
+        _ => None,
+    }
+}
+
+/// Address and name: "0x3f8 COM1 THR"; what else tells an exit from others of its kind.
+fn place(event: &ExitEvent) -> String {
+    let address = match event.exit {
+        Exit::PioRead { port, .. } | Exit::PioWrite { port, .. } => u64::from(port),
+        Exit::MmioRead { addr, .. } | Exit::MmioWrite { addr, .. } => addr,
+        Exit::IoapicEoi { vector } => return format!("vector {vector:#x}"),
+        Exit::Hypercall { number } => return format!("number {number:#x}"),
+        Exit::SystemEvent { kind } => return format!("KVM_SYSTEM_EVENT {kind}"),
+        Exit::Debug { dr6, .. } => return format!("DR6 {dr6:#x}"),
+        _ => return event.target(),
     };
-    let width = 2 + 2 * usize::from(size);
-    let value = event.value().map_or(String::new(), |value| format!("{value:#0width$x}"));
-    let instruction = traced.instruction.map_or("", |found| found.text.as_str());
-    let rip = traced.instruction.map(|found| found.rip).or(event.code.map(|code| code.rip)).unwrap_or(0);
-    writeln!(
-        line,
-        "{:12.6} vcpu{} {:11} {target:20} {value:10} {rip:#x} {} {instruction} guest {} ns host {} ns",
-        event.at_ns as f64 / 1e9,
-        event.vcpu,
-        ExitKind::of(&event.exit).name(),
-        traced.symbol.unwrap_or(""),
-        event.guest_ns,
-        event.host_ns,
-    )
-    .expect("strings take all");
+    match event.register {
+        Some(_) => format!("{address:#x} {}", event.target()),
+        None => format!("{address:#x}, no device"),
+    }
+}
+
+/// What was read or written: in as many digits as bytes, a character beside it; of a run its text.
+fn value(run: &Run) -> String {
+    if run.count > 1 && !run.characters.is_empty() {
+        return text(&run.characters);
+    }
+    let event = &run.event;
+    let width = 2 + 2 * usize::from(size(&event.exit).unwrap_or(0));
+    let answer = if event.reply == Some(Reply::Fault) { " #GP" } else { "" };
+    let Some(value) = event.value() else { return answer.trim_start().to_owned() };
+    let character = character(event).filter(|_| run.count == 1).map(|byte| format!(" '{}'", byte.escape_ascii()));
+    let others = if run.is_constant { "" } else { " …" };
+    format!("{value:#0width$x}{}{others}{answer}", character.unwrap_or_default())
+}
+
+/// Characters in quotes, cut.
+fn text(characters: &[u8]) -> String {
+    let shown = &characters[..characters.len().min(CHARACTERS_SHOWN)];
+    let more = if shown.len() < characters.len() { "…" } else { "" };
+    format!("\"{}\"{more}", shown.escape_ascii())
+}
+
+/// "0x1000d4 write+0x44 out dx, al": of the symbol only what follows the modules that it is in.
+fn instruction(run: &Run) -> String {
+    let address = run.rip().map(|rip| format!("{rip:#x}"));
+    let symbol = run.symbol.as_deref().map(without_modules);
+    let text = run.instruction.as_ref().map(|found| found.text.as_str());
+    [address.as_deref(), symbol, text].into_iter().flatten().collect::<Vec<_>>().join(" ")
+}
+
+/// The last part of a Rust path that is a name.
+fn without_modules(symbol: &str) -> &str {
+    let start = symbol.trim_end_matches(|c: char| c != ':').strip_suffix("::").map_or(0, |modules| modules.len() + 2);
+    if symbol[start..].starts_with('{') { symbol } else { &symbol[start..] }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::event::{Code, DeviceRegister};
+    use super::super::fixture::{event, serial};
+    use super::super::locate::Located;
+    use super::*;
+    use std::sync::{Arc, Mutex};
+
+    #[derive(Clone, Default)]
+    struct Page(Arc<Mutex<Vec<u8>>>);
+
+    impl Write for Page {
+        fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+            assert!(bytes.ends_with(b"\n"), "lines are written whole: {bytes:?}");
+            self.0.lock().unwrap().write(bytes)
+        }
+        fn flush(&mut self) -> io::Result<()> {
+            Ok(())
+        }
+    }
+
+    fn lines(folding: Folding, colour: bool, exits: &[(ExitEvent, Option<Located>, Option<&str>)]) -> String {
+        let page = Page::default();
+        let mut lines = Lines::new(Box::new(page.clone()), Filter::default(), folding, colour);
+        for (event, instruction, symbol) in exits {
+            lines.exit(&Traced { event, instruction: instruction.as_ref(), symbol: *symbol }).unwrap();
+        }
+        lines.finish(&TraceEnd::default()).unwrap();
+        let text = page.0.lock().unwrap().clone();
+        String::from_utf8(text).unwrap()
+    }
+
+    fn out() -> Option<Located> {
+        let text = "out dx, al".to_owned();
+        Some(Located { rip: 0x10_00d4, length: 1, text, passed: false, is_string: false })
+    }
+
+    fn all_kinds() -> Vec<(ExitEvent, Option<Located>, Option<&'static str>)> {
+        let read = |exit, value| ExitEvent { reply: Some(Reply::Value(value)), ..event(exit) };
+        let in_device =
+            |event, device, register| ExitEvent { register: Some(DeviceRegister { device, register }), ..event };
+        let code = Some(Code { rip: 0x7c00, bits: 16, dx: 0, bytes: [0; 32], before: 0, after: 0 });
+        let msr =
+            ExitEvent { reply: Some(Reply::Fault), ..event(Exit::MsrRead { index: 0x1234_5678, filtered: false }) };
+        vec![
+            (serial(b'H'), out(), Some("guest::serial::write+0x44")),
+            (serial(b'\n'), out(), None),
+            (in_device(read(Exit::PioRead { port: 0x3fd, size: 1 }, 0x60), "COM1", "LSR"), None, None),
+            (read(Exit::PioRead { port: 0x1234, size: 4 }, 0xffff_ffff), None, None),
+            (
+                in_device(event(Exit::MmioWrite { addr: 0xfec0_0010, size: 4, value: 0x1_0000 }), "IOAPIC", "IOWIN"),
+                None,
+                None,
+            ),
+            (msr, None, None),
+            (event(Exit::IoapicEoi { vector: 0x31 }), None, None),
+            (ExitEvent { guest_ns: 3_000_000_000, code, reply: None, ..event(Exit::Halt) }, None, None),
+        ]
+    }
+
+    #[test]
+    fn each_exit_is_a_line_in_columns() {
+        let expected = "
+  time ms cpu exit       B where                    value               guest µs host µs  instruction
+   12.500   0 pio-write  1 0x3f8 COM1 THR           0x48 'H'                 2.0     0.5  0x1000d4 write+0x44 out dx, al
+   12.500   0 pio-write  1 0x3f8 COM1 THR           0x0a '\\n'                2.0     0.5  0x1000d4 out dx, al
+   12.500   0 pio-read   1 0x3fd COM1 LSR           0x60                     2.0     0.5
+   12.500   0 pio-read   4 0x1234, no device        0xffffffff               2.0     0.5
+   12.500   0 mmio-write 4 0xfec00010 IOAPIC IOWIN  0x00010000               2.0     0.5
+   12.500   0 msr-read     MSR 0x12345678           #GP                      2.0     0.5
+   12.500   0 eoi          vector 0x31                                       2.0     0.5
+   12.500   0 hlt                                                      3000000.0     0.5  0x7c00
+";
+        assert_eq!(lines(Folding::Nothing, false, &all_kinds()), expected.trim_start_matches('\n'));
+        assert!(expected.lines().all(|line| line.chars().count() <= 120));
+    }
+
+    #[test]
+    fn a_run_is_one_line_with_its_text_and_the_sum_of_its_times() {
+        let text = b"Hello from a guest";
+        let mut exits: Vec<_> = text.map(|byte| (serial(byte), out(), None)).into();
+        for value in [7, 7, 8] {
+            exits.push((event(Exit::PioWrite { port: 0x80, size: 2, value }), None, None));
+        }
+        let expected = "
+   12.500   0 pio-write  1 0x3f8 COM1 THR x 18      \"Hello from a gue\"…     36.0     9.0  0x1000d4 out dx, al
+   12.500   0 pio-write  2 0x80, no device x 3      0x0007 …                 6.0     1.5
+";
+        assert_eq!(lines(Folding::Like, false, &exits), format!("{HEADER}{expected}"));
+        assert_eq!(lines(Folding::Nothing, false, &exits).lines().count(), 1 + 18 + 3);
+    }
+
+    #[test]
+    fn colour_changes_no_column_and_a_fault_of_the_guest_reaches_no_terminal() {
+        let plain = lines(Folding::Nothing, false, &all_kinds());
+        let coloured = lines(Folding::Nothing, true, &all_kinds());
+        assert!(coloured.contains("   0 \x1b[34mpio-write\x1b[0m  1 0x3f8"));
+        let stripped: String = coloured
+            .split("\x1b[")
+            .map(|part| {
+                part.split_once('m')
+                    .map_or(part, |(code, rest)| if code.chars().all(|c| c.is_ascii_digit()) { rest } else { part })
+            })
+            .collect();
+        assert_eq!(stripped, plain);
+        let escape = [(serial(0x1b), None, None), (serial(b'['), None, None)];
+        assert!(!lines(Folding::Like, false, &escape).contains('\x1b'));
+    }
+
+    #[test]
+    fn what_is_missing_is_said() {
+        let page = Page::default();
+        let mut lines = Lines::new(Box::new(page.clone()), Filter::default(), Folding::Like, false);
+        lines.finish(&TraceEnd { dropped: 3, ..TraceEnd::default() }).unwrap();
+        assert_eq!(*page.0.lock().unwrap(), b"3 exits are missing here: the trace fell behind\n");
+    }
+
+    #[test]
+    fn symbols_are_shown_without_their_modules() {
+        assert_eq!(without_modules("guest::serial::write+0x44"), "write+0x44");
+        assert_eq!(without_modules("early_printk"), "early_printk");
+        assert_eq!(without_modules("a::b::{{closure}}+0x1"), "a::b::{{closure}}+0x1");
+        assert_eq!(without_modules(""), "");
+    }
 }

@@ -26,6 +26,8 @@ pub struct Located {
     pub text: String,
     /// Whether the exit left RIP behind it.
     pub passed: bool,
+    /// Whether it is a string instruction, whose elements are exits of their own.
+    pub is_string: bool,
 }
 
 /// Finds instructions, and remembers on which side of RIP they were.
@@ -71,6 +73,7 @@ fn find(exit: Exit, code: &Code, passed: &mut HashMap<ExitKind, bool>) -> Option
         length: instruction.len(),
         text: decode::text(&instruction),
         passed: use_behind,
+        is_string: instruction.is_string_instruction(),
     })
 }
 

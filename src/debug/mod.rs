@@ -4,11 +4,17 @@
 pub mod crash;
 pub mod decode;
 pub mod event;
+pub mod filter;
+#[cfg(test)]
+mod fixture;
+pub mod fold;
 pub mod histogram;
+pub mod json_lines;
 pub mod lines;
 pub mod locate;
 pub mod registers;
 pub mod sink;
+pub mod summary;
 pub mod symbols;
 pub mod timeline;
 pub mod trace_thread;

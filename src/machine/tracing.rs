@@ -5,9 +5,9 @@ use super::facts;
 use super::io::MachineIo;
 use super::phases::{Phases, now_us};
 use super::report::Run;
+use super::trace_shown;
 use crate::config::TraceConfig;
 use crate::debug::event::DeviceRegister;
-use crate::debug::lines::Lines;
 use crate::debug::sink::{Milestone, TraceEnd, TraceSink, Verdict};
 use crate::debug::symbols::Symbols;
 use crate::debug::timeline::Timeline;
@@ -17,7 +17,7 @@ use crate::kvm::exit::Exit;
 use crate::memory::ram::GuestRam;
 use crate::vcpu::handler::ExitObserver;
 use std::fs::File;
-use std::io::{self, BufWriter, Write, stderr};
+use std::io::{self, BufWriter, Write};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
@@ -39,6 +39,9 @@ pub enum TracingError {
         /// Why it failed.
         source: io::Error,
     },
+    /// What is to be shown.
+    #[error("{0}")]
+    Filter(String),
     /// Its thread.
     #[error("start the trace's thread: {0}")]
     Thread(io::Error),
@@ -98,11 +101,7 @@ impl Tracing {
 fn sinks(trace: Option<&TraceConfig>) -> Result<Vec<Box<dyn TraceSink>>, TracingError> {
     let mut sinks: Vec<Box<dyn TraceSink>> = Vec::new();
     if let Some(config) = trace {
-        let out = match &config.output {
-            Some(path) => create(path)?,
-            None => Box::new(BufWriter::new(stderr())),
-        };
-        sinks.push(Box::new(Lines::new(out)));
+        sinks.extend(trace_shown::sinks(config)?);
         if let Some(path) = &config.export {
             sinks.push(Box::new(Timeline::new(create(path)?)));
         }
@@ -110,7 +109,8 @@ fn sinks(trace: Option<&TraceConfig>) -> Result<Vec<Box<dyn TraceSink>>, Tracing
     Ok(sinks)
 }
 
-fn create(path: &Path) -> Result<Box<dyn Write + Send>, TracingError> {
+/// Creates a file that the trace writes.
+pub(super) fn create(path: &Path) -> Result<Box<dyn Write + Send>, TracingError> {
     let file = File::create(path).map_err(|source| TracingError::Create { path: path.to_owned(), source })?;
     Ok(Box::new(BufWriter::new(file)))
 }

@@ -1,0 +1,66 @@
+//! What `hostel trace` shows while the guest runs and at its end: lines or JSON, and the summary. The other sinks of a trace
+//! are files of their own options (`tracing.rs`).
+
+use super::devices;
+use super::tracing::{TracingError, create};
+use crate::arch::irqchip::Irqchip;
+use crate::config::TraceConfig;
+use crate::debug::filter::Filter;
+use crate::debug::fold::Folding;
+use crate::debug::json_lines::JsonLines;
+use crate::debug::lines::Lines;
+use crate::debug::sink::TraceSink;
+use crate::debug::summary::{Form, Summary};
+use std::io::{BufWriter, IsTerminal, Write, stderr};
+
+/// The sinks that show what `config` asks for. A summary replaces what else would stand on standard error.
+///
+/// # Errors
+/// A file cannot be created.
+pub fn sinks(config: &TraceConfig) -> Result<Vec<Box<dyn TraceSink>>, TracingError> {
+    let mut sinks: Vec<Box<dyn TraceSink>> = Vec::new();
+    let to_stderr = || Box::new(BufWriter::new(stderr()));
+    if let Some(path) = &config.output {
+        sinks.push(exits(config, create(path)?, false)?);
+    } else if !config.summary {
+        sinks.push(exits(config, to_stderr(), is_coloured())?);
+    }
+    if config.summary {
+        let form = if config.json { Form::Json } else { Form::Text };
+        sinks.push(Box::new(Summary::new(to_stderr(), form)));
+    }
+    Ok(sinks)
+}
+
+/// What shows each exit.
+fn exits(config: &TraceConfig, out: Box<dyn Write + Send>, colour: bool) -> Result<Box<dyn TraceSink>, TracingError> {
+    let filter = filter(config).map_err(TracingError::Filter)?;
+    let folding = match (config.skip_strings, config.every || config.json) {
+        (_, false) => Folding::Like,
+        (true, true) => Folding::Strings,
+        (false, true) => Folding::Nothing,
+    };
+    Ok(if config.json {
+        Box::new(JsonLines::new(out, filter, folding))
+    } else {
+        Box::new(Lines::new(out, filter, folding, colour))
+    })
+}
+
+/// The exits that are shown.
+///
+/// # Errors
+/// A kind or a device that there is not; the message lists those that there are.
+pub fn filter(config: &TraceConfig) -> Result<Filter, String> {
+    let known: Vec<_> = devices::nodes(Irqchip::Split).iter().map(|node| node.name).collect();
+    let is_known = |name: &str| known.iter().any(|known| known.eq_ignore_ascii_case(name));
+    if let Some(name) = config.device.iter().find(|name| !is_known(name)) {
+        return Err(format!("no device is called {name:?}: use {}", known.join(", ")));
+    }
+    Filter::new(&config.only, &config.device, &config.vcpu)
+}
+
+/// Whether standard error takes colours, and the user wants them (no-color.org).
+fn is_coloured() -> bool {
+    stderr().is_terminal() && std::env::var_os("NO_COLOR").is_none_or(|value| value.is_empty())
+}
