@@ -68,6 +68,7 @@ fn main() {
     let out = PathBuf::from(env::var_os("OUT_DIR").expect("cargo sets OUT_DIR"));
 
     link_unwinder_statically();
+    pack_relocations();
 
     let library = out.join("libguest.rlib");
     let mut compile = rustc(Path::new("guest/lib/lib.rs"), &library);
@@ -93,6 +94,18 @@ fn link_unwinder_statically() {
     if let Some(directory) = library.parent().filter(|_| library.is_absolute()) {
         println!("cargo:rustc-link-search=native={}", directory.display());
         println!("cargo:rustc-link-lib=static:-bundle=gcc_eh");
+    }
+}
+
+/// Has the table of addresses that a start must correct, because Hostel may lie anywhere, written as bitmaps (System V gABI
+/// "Relative Relocation Table"): a hundredth of its size, and each start reads all of it. glibc knows them since 2.36.
+fn pack_relocations() {
+    let Ok(output) = Command::new("getconf").arg("GNU_LIBC_VERSION").output() else { return };
+    let answer = String::from_utf8_lossy(&output.stdout);
+    let version = answer.trim().strip_prefix("glibc 2.").and_then(|minor| minor.parse::<u32>().ok());
+    let for_glibc = env::var("CARGO_CFG_TARGET_ENV").is_ok_and(|library| library == "gnu");
+    if for_glibc && version.is_some_and(|minor| minor >= 36) {
+        println!("cargo:rustc-link-arg-bins=-Wl,-z,pack-relative-relocs");
     }
 }
 
