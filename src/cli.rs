@@ -107,7 +107,9 @@ fn check(config: &RunConfig) -> Result<(), clap::Error> {
     if config.machine.irqchip == Some(IrqchipChoice::None) && config.machine.cpus > Some(1) {
         return wrong("--irqchip none leaves one vCPU: nothing could start the others");
     }
-    console::watcher(config, false).map_err(|error| Cli::command().error(ErrorKind::ValueValidation, error))?;
+    if !config.console.script.is_empty() || !config.console.reject.is_empty() {
+        console::watcher(config, false).map_err(|error| Cli::command().error(ErrorKind::ValueValidation, error))?;
+    }
     Ok(())
 }
 

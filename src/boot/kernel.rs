@@ -91,6 +91,11 @@ impl<'a> Kernel<'a> {
         }
     }
 
+    /// Whether most of it is mapped from the cache, and little is written to load it.
+    pub fn is_mapped(&self) -> bool {
+        matches!(&self.headers, Headers::Unpacked(kernel) if kernel.cached)
+    }
+
     /// The image's name.
     pub fn name(&self) -> &str {
         self.image.name()

@@ -11,7 +11,7 @@ use super::placement::{LoadedSegment, Placement};
 use super::pvh::{self, BootInfo};
 use super::{elf_load, flat, initrd, multiboot, zero_page};
 use crate::arch::cpu_state::CpuState;
-use crate::arch::layout::{CMDLINE, CMDLINE_SIZE, FLAT16_ENTRY, HOLE_END, MIB};
+use crate::arch::layout::{CMDLINE, CMDLINE_SIZE, FLAT16_ENTRY, HOLE_END, PAGE_SIZE};
 use crate::memory::map::MemoryMap;
 use crate::memory::ram::GuestRam;
 use linux_loader::loader::bootparam::setup_header;
@@ -55,8 +55,8 @@ pub struct Loaded {
 /// From this size on a segment of a cached kernel is mapped. Measured with Debian's kernel: mapping its large segments brings
 /// the guest's first instruction forward by the whole copy, two orders of magnitude, and user space is reached as soon as
 /// with a copy, for what a page's first use then costs is what copying it would have. For few pages a mapping is not worth
-/// the system call and the faults.
-const MAPPED_FROM: u64 = 2 * MIB;
+/// the system call and the faults: it costs as much as to copy about four.
+const MAPPED_FROM: u64 = 16 * PAGE_SIZE;
 
 /// Loads `kernel` and all it needs into `ram`, which is fresh and which `map` describes.
 ///

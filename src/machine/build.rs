@@ -6,7 +6,7 @@ use super::io::MachineIo;
 use super::notices::{Note, Notices};
 use crate::arch::cpuid;
 use crate::arch::irqchip::Irqchip;
-use crate::arch::layout::ACPI_TABLES;
+use crate::arch::layout::{ACPI_TABLES, MIB};
 use crate::backend::kernel_cache::{KernelCache, StoreJob};
 use crate::boot::acpi::{self, AcpiTable};
 use crate::boot::cmdline::Words;
@@ -39,6 +39,9 @@ const DEFAULT_SAMPLE: &str = "shell";
 const MTRR_DEF_TYPE: u32 = 0x2ff;
 /// MTRRs enabled, memory is write-back unless told otherwise: what firmware leaves behind.
 const MTRR_WRITE_BACK: u64 = 1 << 11 | 6;
+
+/// What the first write to a huge page zeroes: less than this is written sooner into small pages.
+const HUGE_PAGE: u64 = 2 * MIB;
 
 /// A machine whose memory is written and whose parts are decided, before KVM knows of it.
 pub struct Blueprint {
@@ -127,9 +130,6 @@ pub fn prepare(config: &RunConfig) -> Result<Blueprint, BuildError> {
     }
     let map = config.machine.mem.clone();
     let ram = Arc::new(GuestRam::new(&map)?);
-    if kernel.is_linux() {
-        ram.advise_huge_pages();
-    }
     let nodes = devices::nodes(irqchip);
     let tables = if irqchip == Irqchip::None { Vec::new() } else { acpi::tables(cpus, irqchip, &nodes) };
     for table in &tables {
@@ -159,7 +159,14 @@ pub fn prepare(config: &RunConfig) -> Result<Blueprint, BuildError> {
         load_address: config.boot.load_address.map(Into::into),
         pages: if config.boot.share_pages { Pages::Shared } else { Pages::Fastest },
     };
+    let loads_much = !kernel.is_mapped() || initrd.as_ref().is_some_and(|initrd| initrd.size() >= HUGE_PAGE);
+    if kernel.is_linux() && loads_much {
+        ram.advise_huge_pages();
+    }
     let loaded = load::load(&kernel, &request, &ram, &map)?;
+    if kernel.is_linux() {
+        ram.advise_huge_pages();
+    }
     let (how, is_linux) = (kernel.describe(), kernel.is_linux());
     let ends_on_panic = config.ends.on_panic == OnPanic::Exit;
     let store = cache.and_then(|cache| kernel.into_store_job(&cache));
