@@ -257,7 +257,7 @@ pub struct EndConfig {
     #[arg(long, value_name = "FILE", help_heading = "Ends")]
     pub result: Option<PathBuf>,
 
-    /// Write a report for a CI system: junit:FILE; repeatable
+    /// Write a report: junit:FILE for a CI system; html:FILE, a page that shows every exit and the console; repeatable
     #[arg(long, value_name = "KIND:FILE", value_parser = parse_report, help_heading = "Ends")]
     pub report: Vec<ReportChoice>,
 }
@@ -276,6 +276,8 @@ pub enum OnPanic {
 pub enum ReportChoice {
     /// JUnit XML.
     Junit(PathBuf),
+    /// A page of a traced run.
+    Html(PathBuf),
 }
 
 fn parse_ram(text: &str) -> Result<MemoryMap, String> {
@@ -338,7 +340,8 @@ fn parse_console(text: &str) -> Result<ConsoleChoice, String> {
 fn parse_report(text: &str) -> Result<ReportChoice, String> {
     match text.split_once(':') {
         Some(("junit", path)) if !path.is_empty() => Ok(ReportChoice::Junit(path.into())),
-        _ => Err("use junit:FILE".into()),
+        Some(("html", path)) if !path.is_empty() => Ok(ReportChoice::Html(path.into())),
+        _ => Err("use junit:FILE or html:FILE".into()),
     }
 }
 
@@ -379,7 +382,8 @@ mod tests {
         for bad in ["file:", "file", "socket:", "pty:x", ""] {
             assert!(parse_console(bad).unwrap_err().contains("stdio"), "{bad}");
         }
-        assert!(parse_report("html:x").unwrap_err().contains("junit"));
+        assert_eq!(parse_report("html:x:y"), Ok(ReportChoice::Html("x:y".into())));
+        assert!(parse_report("html:").unwrap_err().contains("junit:FILE or html:FILE"));
         assert_eq!(parse_address16("0x7c00"), Ok(0x7c00));
         assert!(parse_address16("0x10000").is_err());
     }

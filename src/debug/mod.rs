@@ -12,6 +12,7 @@ pub mod histogram;
 pub mod json_lines;
 pub mod lines;
 pub mod locate;
+pub mod page;
 pub mod registers;
 pub mod sink;
 pub mod summary;

@@ -60,7 +60,7 @@ fn attempt(config: &RunConfig, trace: Option<&TraceConfig>, process_start: u64) 
     let mut blueprint = build::prepare(config)?;
     let store = blueprint.store.take();
     let phases = Phases { process_start, load: now_us(), ..Phases::default() };
-    let tracing = Tracing::start(trace, &blueprint, &symbols, process_start)?;
+    let tracing = Tracing::start(config, trace, &blueprint, &symbols, process_start)?;
     let finished = lifecycle::run(&blueprint, store, config, tracing.as_ref(), phases)?;
     Ok(Attempt { blueprint, finished, symbols, tracing })
 }
@@ -128,8 +128,12 @@ fn write_files(config: &RunConfig, run: &Run) -> i32 {
     if let Some(path) = &config.ends.result {
         write(path, run.to_json());
     }
-    for ReportChoice::Junit(path) in &config.ends.report {
-        write(path, junit::to_xml(run));
+    for report in &config.ends.report {
+        match report {
+            ReportChoice::Junit(path) => write(path, junit::to_xml(run)),
+            // The trace, which has seen the exits, has written it.
+            ReportChoice::Html(_) => {}
+        }
     }
     status
 }

@@ -6,8 +6,9 @@ use super::io::MachineIo;
 use super::phases::{Phases, now_us};
 use super::report::Run;
 use super::trace_shown;
-use crate::config::TraceConfig;
+use crate::config::{ReportChoice, RunConfig, TraceConfig};
 use crate::debug::event::DeviceRegister;
+use crate::debug::page::Page;
 use crate::debug::sink::{Milestone, TraceEnd, TraceSink, Verdict};
 use crate::debug::symbols::Symbols;
 use crate::debug::timeline::Timeline;
@@ -54,12 +55,13 @@ impl Tracing {
     /// # Errors
     /// A file cannot be created, or the host gives no thread.
     pub fn start(
+        run: &RunConfig,
         trace: Option<&TraceConfig>,
         blueprint: &Blueprint,
         symbols: &Symbols,
         process_start_us: u64,
     ) -> Result<Option<Tracing>, TracingError> {
-        let sinks = sinks(trace)?;
+        let sinks = sinks(run, trace)?;
         if sinks.is_empty() {
             return Ok(None);
         }
@@ -98,12 +100,18 @@ impl Tracing {
 }
 
 /// What the options ask for.
-fn sinks(trace: Option<&TraceConfig>) -> Result<Vec<Box<dyn TraceSink>>, TracingError> {
+fn sinks(run: &RunConfig, trace: Option<&TraceConfig>) -> Result<Vec<Box<dyn TraceSink>>, TracingError> {
     let mut sinks: Vec<Box<dyn TraceSink>> = Vec::new();
     if let Some(config) = trace {
         sinks.extend(trace_shown::sinks(config)?);
         if let Some(path) = &config.export {
             sinks.push(Box::new(Timeline::new(create(path)?)));
+        }
+    }
+    for report in &run.ends.report {
+        match report {
+            ReportChoice::Html(path) => sinks.push(Box::new(Page::new(create(path)?))),
+            ReportChoice::Junit(_) => {}
         }
     }
     Ok(sinks)
