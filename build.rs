@@ -121,7 +121,8 @@ fn rustc(source: &Path, output: &Path) -> Command {
         "no-redzone=yes",
         "no-vectorize-loops",
         "no-vectorize-slp",
-        "strip=symbols",
+        // Debuggers and traces name addresses by the symbols that stay.
+        "strip=debuginfo",
     ] {
         command.args(["-C", option]);
     }
@@ -156,7 +157,7 @@ fn build_initramfs(out: &Path) {
     for argument in [
         "-nostartfiles -nostdlib -static -no-pie",
         // As in the guests' linker script: the precompiled `core` names this function, nothing calls it.
-        "-Wl,--build-id=none,--gc-sections,-z,max-page-size=4096,--defsym=rust_eh_personality=0",
+        "-Wl,--build-id=none,--gc-sections,-z,max-page-size=4096,--defsym=rust_eh_personality=0,--strip-all",
     ] {
         command.args(["-C", &format!("link-args={argument}")]);
     }

@@ -2,6 +2,7 @@
 
 use crate::arch::irqchip::Irqchip;
 use crate::arch::layout::{GIB, MAX_CPUS, MIB};
+use crate::backend::local_socket::LocalAddress;
 use crate::boot::format::ImageFormat;
 use crate::memory::map::MemoryMap;
 use clap::{Args, ValueEnum};
@@ -37,6 +38,10 @@ pub struct RunConfig {
     /// How the run ends
     #[command(flatten)]
     pub ends: EndConfig,
+
+    /// Wait for gdb before the first instruction, and obey it: :PORT, 127.0.0.1:PORT or unix:PATH
+    #[arg(long, value_name = "ADDRESS", value_parser = LocalAddress::parse, help_heading = "Debugging")]
+    pub gdb: Option<LocalAddress>,
 
     /// Print the plan (memory map, segments, tables, devices, entry state, command line) and start nothing
     #[arg(long, help_heading = "Ends")]

@@ -3,6 +3,7 @@
 
 pub mod cpu_state;
 pub mod cpuid;
+pub mod fpu;
 pub mod irqchip;
 pub mod layout;
 pub mod msr;

@@ -9,6 +9,7 @@ pub mod expect;
 pub mod kernel_cache;
 pub mod keys;
 pub mod last_lines;
+pub mod local_socket;
 pub mod monitor;
 pub mod plain_text;
 pub mod send_text;

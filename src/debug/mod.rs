@@ -8,6 +8,7 @@ pub mod filter;
 #[cfg(test)]
 mod fixture;
 pub mod fold;
+pub mod gdb;
 pub mod histogram;
 pub mod json_lines;
 pub mod lines;

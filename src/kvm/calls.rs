@@ -6,7 +6,7 @@
 //! Source: KVM API §1 (system, VM and vCPU ioctls).
 
 use super::system::KvmError;
-use kvm_bindings::{CpuId, kvm_mp_state, kvm_regs, kvm_run, kvm_sregs, kvm_sync_regs, kvm_vcpu_events};
+use kvm_bindings::{CpuId, kvm_fpu, kvm_mp_state, kvm_regs, kvm_run, kvm_sregs, kvm_sync_regs, kvm_vcpu_events};
 use kvm_ioctls::{Kvm, VcpuExit, VcpuFd, VmFd};
 use std::fmt::Arguments;
 use std::io;
@@ -193,6 +193,12 @@ impl Answer for kvm_sregs {
     fn in_words(&self) -> String {
         let (code, bits) = (self.cs.selector, if self.cs.l != 0 { 64 } else { 16 << self.cs.db.min(1) });
         format!("cr0 {:#x}, cr3 {:#x}, efer {:#x}, cs {code:#x} of {bits} bits", self.cr0, self.cr3, self.efer)
+    }
+}
+
+impl Answer for kvm_fpu {
+    fn in_words(&self) -> String {
+        format!("fcw {:#x}, mxcsr {:#x}", self.fcw, self.mxcsr)
     }
 }
 

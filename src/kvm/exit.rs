@@ -67,9 +67,11 @@ pub enum Exit {
         /// `KVM_SYSTEM_EVENT_*`.
         kind: u32,
     },
-    /// Single step or breakpoint.
+    /// Single step, breakpoint or watchpoint (see [`super::debug`]).
     Debug {
-        /// Linear address of the instruction.
+        /// The exception: 1, #DB, or 3, #BP of an INT3.
+        vector: u8,
+        /// Linear address of the INT3, or of the next instruction.
         rip: u64,
         /// DR6.
         dr6: u64,

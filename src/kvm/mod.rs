@@ -1,6 +1,7 @@
 //! The only room that names `kvm-ioctls`: a machine, its vCPUs, their exits and interrupts, as plain values.
 
 pub mod calls;
+pub mod debug;
 pub mod exit;
 pub mod irq;
 pub mod kick;

@@ -30,7 +30,7 @@ const HAS_INSTRUCTION_BYTES: u64 = 1;
 
 /// A vCPU.
 pub struct Vcpu {
-    fd: KvmFd<VcpuFd>,
+    pub(super) fd: KvmFd<VcpuFd>,
     id: u32,
     has_lapic: bool,
     /// Registers that KVM can sync, and those that it does.
@@ -389,7 +389,7 @@ fn decode(run: &kvm_run) -> (Exit, Pending) {
         KVM_EXIT_DEBUG => {
             // SAFETY: as above.
             let debug = unsafe { data.debug.arch };
-            nothing(Exit::Debug { rip: debug.pc, dr6: debug.dr6 })
+            nothing(Exit::Debug { vector: debug.exception as u8, rip: debug.pc, dr6: debug.dr6 })
         }
         KVM_EXIT_HLT => nothing(Exit::Halt),
         KVM_EXIT_SHUTDOWN => nothing(Exit::Shutdown),

@@ -1,12 +1,12 @@
 //! The vCPUs of a running machine, as the control loop holds them: orders to all, questions to each.
 
 use super::events::{MachineEvent, Reporter};
-use super::io::{IoHandler, MachineIo};
+use super::io::MachineIo;
 use super::phases::now_us;
 use crate::arch::cpu_state::CpuState;
 use crate::kvm::vcpu::{Activity, Vcpu};
 use crate::vcpu::cpu::{Cpu, CpuError};
-use crate::vcpu::handler::{ExitObserver, StopReason};
+use crate::vcpu::handler::{ExitHandler, ExitObserver, StopReason};
 use crate::vcpu::thread::{VcpuHandle, VcpuThread};
 use std::io;
 use std::sync::Arc;
@@ -21,7 +21,7 @@ const ANSWER_WITHIN: Duration = Duration::from_millis(500);
 
 /// The vCPUs.
 pub struct Cpus {
-    handles: Vec<VcpuHandle>,
+    handles: Arc<[VcpuHandle]>,
     io: Arc<MachineIo>,
     reporter: Reporter,
     /// When vCPU 0 entered the guest for the first time, as [`super::phases::Phases`] have it; 0 before.
@@ -35,8 +35,8 @@ pub struct Cpus {
 }
 
 impl Cpus {
-    /// Starts a thread for each of `vcpus` and lets them run; their ends are reported to `reporter`. `observer` gives what
-    /// watches the exits of one.
+    /// Starts a thread for each of `vcpus`, paused; their ends are reported to `reporter`. `handler` gives what answers the exits
+    /// of one, `observer` what watches them.
     ///
     /// # Errors
     /// The host gives no thread.
@@ -44,14 +44,19 @@ impl Cpus {
         vcpus: Vec<Vcpu>,
         io: Arc<MachineIo>,
         reporter: Reporter,
+        handler: &dyn Fn() -> Box<dyn ExitHandler>,
         observer: &dyn Fn() -> Option<Box<dyn ExitObserver>>,
     ) -> io::Result<Cpus> {
         let first_entry_us = Arc::new(AtomicU64::new(0));
-        let threads = vcpus.into_iter().map(|vcpu| thread(vcpu, &io, &reporter, &first_entry_us, observer()).spawn());
-        let handles: Vec<_> = threads.collect::<io::Result<_>>()?;
-        handles.iter().for_each(VcpuHandle::resume);
+        let spawn = |vcpu| thread(vcpu, handler(), &reporter, &first_entry_us, observer()).spawn();
+        let handles = vcpus.into_iter().map(spawn).collect::<io::Result<Arc<[_]>>>()?;
         let (look_at, answers) = (Instant::now() + LOOK_AFTER, vec![None; handles.len()]);
         Ok(Cpus { handles, io, reporter, first_entry_us, exits: 0, look_at, answers })
+    }
+
+    /// The handles of all, for a debugger.
+    pub fn handles(&self) -> Arc<[VcpuHandle]> {
+        self.handles.clone()
     }
 
     /// Lets all go on.
@@ -67,12 +72,12 @@ impl Cpus {
     /// Ends the run of all and waits until no vCPU runs.
     pub fn stop(self) {
         self.handles.iter().for_each(VcpuHandle::stop);
-        self.handles.into_iter().for_each(VcpuHandle::wait);
+        self.handles.iter().for_each(VcpuHandle::wait);
     }
 
     /// Sends a non-maskable interrupt to all.
     pub fn inject_nmi(&self) {
-        for handle in &self.handles {
+        for handle in self.handles.iter() {
             let reporter = self.reporter.clone();
             handle.send(Box::new(move |cpu| {
                 if let Err(error) = cpu.inject_nmi() {
@@ -85,7 +90,7 @@ impl Cpus {
     /// The registers of all that tell them in time, by number.
     pub fn states(&self) -> Vec<(u32, CpuState)> {
         let (sender, answers) = channel();
-        for handle in &self.handles {
+        for handle in self.handles.iter() {
             let sender = sender.clone();
             handle.send(Box::new(move |cpu| {
                 // The asker may have given up.
@@ -121,7 +126,7 @@ impl Cpus {
         if moved {
             return;
         }
-        for handle in &self.handles {
+        for handle in self.handles.iter() {
             let reporter = self.reporter.clone();
             handle.send(Box::new(move |cpu| {
                 // A vCPU that cannot be asked is held to be alive.
@@ -142,7 +147,7 @@ impl Cpus {
 
 fn thread(
     vcpu: Vcpu,
-    io: &Arc<MachineIo>,
+    handler: Box<dyn ExitHandler>,
     reporter: &Reporter,
     first_entry_us: &Arc<AtomicU64>,
     observer: Option<Box<dyn ExitObserver>>,
@@ -159,11 +164,5 @@ fn thread(
         let state = if failed { cpu.state().ok().map(Box::new) } else { None };
         reporter.report(MachineEvent::Ended { vcpu: cpu.id(), result, state });
     };
-    VcpuThread {
-        cpu: Box::new(vcpu),
-        handler: Box::new(IoHandler(io.clone())),
-        observer,
-        entering: Box::new(entering),
-        ended: Box::new(ended),
-    }
+    VcpuThread { cpu: Box::new(vcpu), handler, observer, entering: Box::new(entering), ended: Box::new(ended) }
 }

@@ -18,6 +18,8 @@ pub enum MachineEvent {
         /// Its registers, where the end is a failure.
         state: Option<Box<CpuState>>,
     },
+    /// The user ended the machine from a debugger.
+    Killed,
     /// Something about the guest that the user should read.
     Note(String),
     /// Whether a vCPU can ever run again, by its own answer.

@@ -39,6 +39,7 @@ pub struct MachineIo {
 }
 
 /// One vCPU's way to the machine's devices.
+#[derive(Clone)]
 pub struct IoHandler(pub Arc<MachineIo>);
 
 impl ExitHandler for IoHandler {

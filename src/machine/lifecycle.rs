@@ -6,6 +6,7 @@ use super::console::{self, Console, ConsoleError, ConsoleEvent, ConsoleSide, say
 use super::cpus::Cpus;
 use super::devices::Host;
 use super::events::{MachineEvent, Reporter};
+use super::io::IoHandler;
 use super::outcome::{Outcome, Stopped};
 use super::phases::{Phases, now_us};
 use super::tracing::{Tracing, TracingError};
@@ -17,12 +18,14 @@ use crate::backend::signals::Signals;
 use crate::bus::bus::lock;
 use crate::bus::request::GuestRequest;
 use crate::config::{OnPanic, RunConfig};
+use crate::debug::gdb::stub::{News, Stub, StubError};
 use crate::debug::registers;
 use crate::event_loop::{self, Interest, Waker};
 use crate::kvm::kick;
 use crate::vcpu::cpu::CpuError;
-use crate::vcpu::handler::StopReason;
+use crate::vcpu::handler::{ExitHandler, StopReason};
 use std::io;
+use std::sync::Arc;
 use std::sync::mpsc::Receiver;
 use std::thread;
 use std::time::{Duration, Instant};
@@ -62,6 +65,9 @@ pub enum RunError {
     /// The trace could not be started.
     #[error(transparent)]
     Tracing(#[from] TracingError),
+    /// There is no debugger to wait for.
+    #[error(transparent)]
+    Debugger(#[from] StubError),
     /// The host ran out of something.
     #[error("{what}: {source}")]
     Host {
@@ -100,6 +106,7 @@ pub fn run(
     let watcher = console::watcher(config, blueprint.is_linux)?;
     let (console, ring) = Console::open(config, watcher, waker.clone())?;
     let (reporter, events) = Reporter::new(waker.clone());
+    let mut debugger = config.gdb.as_ref().map(|at| Stub::listen(at, blueprint.ram.clone())).transpose()?;
     let notes = reporter.clone();
     let note = Box::new(move |text| notes.report(MachineEvent::Note(text)));
     let host_ends = Host { serial: Box::new(ring.clone()), debug_console: Box::new(ring) };
@@ -110,11 +117,20 @@ pub fn run(
     phases.kvm = now_us();
     let vcpus = std::mem::take(&mut machine.vcpus);
     let observer = || tracing.map(|tracing| tracing.observer(&machine.io, &blueprint.ram));
-    let cpus = Cpus::start(vcpus, machine.io.clone(), reporter, &observer).map_err(host("start the vCPU threads"))?;
+    let handler = || {
+        let io = Box::new(IoHandler(machine.io.clone()));
+        debugger.as_ref().map_or_else(|| io.clone() as Box<dyn ExitHandler>, |stub| stub.gate(io.clone()))
+    };
+    let cpus = Cpus::start(vcpus, machine.io.clone(), reporter.clone(), &handler, &observer)
+        .map_err(host("start the vCPU threads"))?;
+    match &mut debugger {
+        Some(stub) => stub.serve(cpus.handles(), Arc::new(move |news| reporter.report(news.into())))?,
+        None => cpus.resume(),
+    }
     let started = Instant::now();
     let (panicked, at_deadline) = (None, Vec::new());
     let mut control =
-        Control { config, machine, cpus, console, signals, waker, events, started, panicked, at_deadline };
+        Control { config, machine, cpus, debugger, console, signals, waker, events, started, panicked, at_deadline };
     if let Some(job) = store {
         start_storing(job);
     }
@@ -141,6 +157,7 @@ struct Control<'a> {
     config: &'a RunConfig,
     machine: Machine,
     cpus: Cpus,
+    debugger: Option<Stub>,
     console: Console,
     signals: Signals,
     waker: Waker,
@@ -230,6 +247,7 @@ impl Control<'_> {
     /// What another thread's report means for the run.
     fn told(&mut self, event: MachineEvent) -> Result<Option<Outcome>, RunError> {
         match event {
+            MachineEvent::Killed => Ok(Some(Outcome::Quit)),
             MachineEvent::Note(text) => {
                 say(&text);
                 Ok(None)
@@ -265,6 +283,7 @@ impl Control<'_> {
         match command {
             Command::Quit => return Some(Outcome::Quit),
             Command::Reset => return Some(Outcome::Reset),
+            Command::Pause | Command::Resume if self.debugger.is_some() => console::answer("gdb says when vCPUs run\n"),
             Command::Pause => self.cpus.pause(),
             Command::Resume => self.cpus.resume(),
             Command::PowerDown => lock(&self.machine.acpi).press_power_button(),
@@ -302,6 +321,9 @@ impl Control<'_> {
         if let Some(unmet) = watcher.and_then(|watcher| watcher.unmet()) {
             outcome = outcome.or_worse(Outcome::ExpectationUnmet { pattern: unmet.pattern.clone() });
         }
+        if let Some(stub) = &mut self.debugger {
+            stub.end(outcome.status(self.config.ends.ok_exit));
+        }
         Finished {
             outcome,
             ran,
@@ -310,6 +332,15 @@ impl Control<'_> {
             expectations_met: watcher.map_or(0, |watcher| watcher.met()),
             at_deadline: self.at_deadline,
             console_bytes_lost: self.console.output().lost() + lock(&self.machine.serial).lost(),
+        }
+    }
+}
+
+impl From<News> for MachineEvent {
+    fn from(news: News) -> MachineEvent {
+        match news {
+            News::Said(text) => MachineEvent::Note(text),
+            News::Killed => MachineEvent::Killed,
         }
     }
 }

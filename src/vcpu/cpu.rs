@@ -2,6 +2,8 @@
 //! other.
 
 use crate::arch::cpu_state::CpuState;
+use crate::arch::fpu::FpuState;
+use crate::kvm::debug::GuestDebug;
 use crate::kvm::exit::{Exit, Reply};
 use crate::kvm::system::KvmError;
 use crate::kvm::vcpu::{Activity, Synced, Vcpu};
@@ -33,6 +35,36 @@ pub trait Cpu {
     /// # Errors
     /// The host's KVM refuses to tell.
     fn state(&self) -> Result<CpuState, CpuError>;
+
+    /// Sets the registers that `state` has. Only at an instruction boundary.
+    ///
+    /// # Errors
+    /// The host refuses the values.
+    fn set_state(&mut self, state: &CpuState) -> Result<(), CpuError>;
+
+    /// The x87 and SSE registers.
+    ///
+    /// # Errors
+    /// The host's KVM refuses to tell.
+    fn fpu(&self) -> Result<FpuState, CpuError>;
+
+    /// Sets the x87 and SSE registers.
+    ///
+    /// # Errors
+    /// The host's KVM refuses.
+    fn set_fpu(&mut self, state: &FpuState) -> Result<(), CpuError>;
+
+    /// What of the guest's execution becomes [`Exit::Debug`] from now on.
+    ///
+    /// # Errors
+    /// The host's KVM cannot do it.
+    fn debug(&mut self, wanted: &GuestDebug) -> Result<(), CpuError>;
+
+    /// Takes back the exception that KVM holds ready after [`crate::kvm::exit::Failure::Emulation`].
+    ///
+    /// # Errors
+    /// The host's KVM refuses.
+    fn drop_exception(&mut self) -> Result<(), CpuError>;
 
     /// Has KVM leave at least these registers beside each exit from now on, to be read without a further call.
     fn sync(&mut self, registers: Synced);
@@ -97,6 +129,26 @@ impl Cpu for Vcpu {
 
     fn state(&self) -> Result<CpuState, CpuError> {
         Vcpu::state(self).map_err(|source| failed(self, source))
+    }
+
+    fn set_state(&mut self, state: &CpuState) -> Result<(), CpuError> {
+        Vcpu::set_state(self, state).map_err(|source| failed(self, source))
+    }
+
+    fn fpu(&self) -> Result<FpuState, CpuError> {
+        Vcpu::fpu(self).map_err(|source| failed(self, source))
+    }
+
+    fn set_fpu(&mut self, state: &FpuState) -> Result<(), CpuError> {
+        Vcpu::set_fpu(self, state).map_err(|source| failed(self, source))
+    }
+
+    fn debug(&mut self, wanted: &GuestDebug) -> Result<(), CpuError> {
+        Vcpu::debug(self, wanted).map_err(|source| failed(self, source))
+    }
+
+    fn drop_exception(&mut self) -> Result<(), CpuError> {
+        Vcpu::drop_exception(self).map_err(|source| failed(self, source))
     }
 
     fn sync(&mut self, registers: Synced) {

@@ -2,6 +2,8 @@
 
 use super::cpu::{Cpu, CpuError};
 use crate::arch::cpu_state::CpuState;
+use crate::arch::fpu::FpuState;
+use crate::kvm::debug::GuestDebug;
 use crate::kvm::exit::{Exit, Reply};
 use crate::kvm::system::KvmError;
 use crate::kvm::vcpu::{Activity, Synced};
@@ -13,6 +15,8 @@ pub struct ScriptedCpu {
     next: usize,
     replies: Vec<Reply>,
     state: CpuState,
+    fpu: FpuState,
+    debug: GuestDebug,
     synced: Synced,
     msr: Option<(u32, u64)>,
 }
@@ -31,6 +35,11 @@ impl ScriptedCpu {
     /// The same vCPU with one model-specific register: its number and value.
     pub fn with_msr(self, index: u32, value: u64) -> ScriptedCpu {
         ScriptedCpu { msr: Some((index, value)), ..self }
+    }
+
+    /// What was asked for of its execution.
+    pub fn debugged(&self) -> GuestDebug {
+        self.debug
     }
 
     /// What each entry was given.
@@ -59,6 +68,29 @@ impl Cpu for ScriptedCpu {
 
     fn state(&self) -> Result<CpuState, CpuError> {
         Ok(self.state)
+    }
+
+    fn set_state(&mut self, state: &CpuState) -> Result<(), CpuError> {
+        self.state = *state;
+        Ok(())
+    }
+
+    fn fpu(&self) -> Result<FpuState, CpuError> {
+        Ok(self.fpu)
+    }
+
+    fn set_fpu(&mut self, state: &FpuState) -> Result<(), CpuError> {
+        self.fpu = *state;
+        Ok(())
+    }
+
+    fn debug(&mut self, wanted: &GuestDebug) -> Result<(), CpuError> {
+        self.debug = *wanted;
+        Ok(())
+    }
+
+    fn drop_exception(&mut self) -> Result<(), CpuError> {
+        Ok(())
     }
 
     fn sync(&mut self, registers: Synced) {

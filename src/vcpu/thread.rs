@@ -127,9 +127,17 @@ impl VcpuHandle {
         kick::kick(&self.thread);
     }
 
+    /// Pauses the vCPU at once, from its own thread: in the answer to an exit that leaves nothing to be completed. `noted` is
+    /// called before tasks are done and the vCPU is let go on, which is when this returns.
+    pub fn park(&self, cpu: &mut dyn Cpu, noted: impl FnOnce()) -> ControlFlow<StopReason> {
+        self.order(|orders| orders.wanted = Wanted::Paused);
+        noted();
+        self.shared.obey(cpu)
+    }
+
     /// Waits for the end of the vCPU's run. Only after [`VcpuHandle::stop`] or the vCPU's own end. The thread goes away by
     /// itself: it touches no device any more, and a process that ends need not wait for it.
-    pub fn wait(self) {
+    pub fn wait(&self) {
         let mut orders = lock(&self.shared);
         while !orders.ended {
             orders = self.shared.changed.wait(orders).expect("a panic ends the process");
@@ -164,19 +172,26 @@ impl OrderControl {
 
 impl Control for OrderControl {
     fn interrupted(&mut self, cpu: &mut dyn Cpu) -> ControlFlow<StopReason> {
-        let mut orders = lock(&self.0);
+        self.0.obey(cpu)
+    }
+}
+
+impl Shared {
+    /// Carries out what is wanted, on the vCPU's thread; returns when the vCPU may go on, or says why it may not.
+    fn obey(&self, cpu: &mut dyn Cpu) -> ControlFlow<StopReason> {
+        let mut orders = lock(self);
         loop {
             for task in std::mem::take(&mut orders.tasks) {
                 drop(orders);
                 task(cpu);
-                orders = lock(&self.0);
+                orders = lock(self);
             }
             match orders.wanted {
                 Wanted::Running if orders.tasks.is_empty() => return ControlFlow::Continue(()),
                 Wanted::Stopped => return ControlFlow::Break(StopReason::Told),
                 Wanted::Running => {}
                 Wanted::Paused if orders.tasks.is_empty() => {
-                    orders = self.0.changed.wait(orders).expect("a panic ends the process");
+                    orders = self.changed.wait(orders).expect("a panic ends the process");
                 }
                 Wanted::Paused => {}
             }

@@ -1,0 +1,191 @@
+//! Between a vCPU and the machine: exits that concern the debugger stop the vCPU here and are told to the stub's thread; all
+//! others pass. An exit that passes costs one comparison and no lock.
+
+use super::breakpoints::{Breakpoints, INT3};
+use super::memory::Space;
+use crate::arch::cpu_state::{CR0_PE, CpuState};
+use crate::event_loop::Waker;
+use crate::kvm::debug::GuestDebug;
+use crate::kvm::exit::{Exit, Failure, Reply};
+use crate::memory::ram::GuestRam;
+use crate::vcpu::cpu::Cpu;
+use crate::vcpu::handler::{ExitHandler, StopReason};
+use crate::vcpu::thread::VcpuHandle;
+use std::ops::ControlFlow;
+use std::sync::mpsc::Sender;
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock};
+
+/// The vector of #BP (Intel SDM vol. 3A §7.3.1).
+const VECTOR_BP: u8 = 3;
+/// DR6: a single step (Intel SDM vol. 3B §18.2.3).
+const DR6_BS: u64 = 1 << 14;
+
+/// Why a vCPU was stopped.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Why {
+    /// It did one instruction.
+    Step,
+    /// The next instruction has a software breakpoint.
+    Breakpoint,
+    /// A debug register: DR6 says which.
+    Hardware {
+        /// DR6.
+        dr6: u64,
+    },
+    /// It cannot go on: triple fault, or a failure of KVM.
+    Died(Exit),
+}
+
+/// What the stub's thread is told.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Message {
+    /// A vCPU stopped.
+    Stopped {
+        /// Which one.
+        vcpu: u32,
+        /// Why.
+        why: Why,
+    },
+    /// The machine has ended, with this exit status.
+    Ended {
+        /// Exit status.
+        status: u8,
+    },
+}
+
+/// How one vCPU runs for the debugger.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Pace {
+    /// What KVM was asked for.
+    pub debug: GuestDebug,
+    /// It steps until it meets a breakpoint: where this KVM does not stop at INT3.
+    pub crawls: bool,
+}
+
+/// What the stub's thread and the vCPUs share. A leaf in the order of locks.
+#[derive(Debug, Default)]
+pub struct Rules {
+    /// A debugger is there.
+    pub attached: bool,
+    /// Software breakpoints.
+    pub breakpoints: Breakpoints,
+    /// One for each vCPU.
+    pub paces: Vec<Pace>,
+}
+
+/// The vCPUs' way to the stub's thread.
+pub struct Desk {
+    /// Filled before the first vCPU runs.
+    pub handles: OnceLock<Arc<[VcpuHandle]>>,
+    /// Guest memory.
+    pub ram: Arc<GuestRam>,
+    rules: Mutex<Rules>,
+    messages: Sender<Message>,
+    waker: Waker,
+}
+
+impl Desk {
+    /// A desk whose messages wake `waker`.
+    pub fn new(ram: Arc<GuestRam>, messages: Sender<Message>, waker: Waker) -> Desk {
+        Desk { handles: OnceLock::new(), ram, rules: Mutex::default(), messages, waker }
+    }
+
+    /// What is shared.
+    pub fn rules(&self) -> MutexGuard<'_, Rules> {
+        self.rules.lock().expect("a panic ends the process")
+    }
+
+    /// Tells the stub's thread.
+    pub fn tell(&self, message: Message) {
+        // A stub that is gone has nobody to tell.
+        let _ = self.messages.send(message);
+        self.waker.wake();
+    }
+
+    /// Whether the next instruction of a vCPU in `state` has a software breakpoint.
+    pub fn breaks_at(&self, state: &CpuState, rules: &Rules) -> bool {
+        Space::Linear(state).translate(state.linear_rip(), &self.ram).is_some_and(|gpa| rules.breakpoints.contains(gpa))
+    }
+}
+
+/// One vCPU's gate.
+pub struct Gate {
+    /// Who answers the exits that pass.
+    pub machine: Box<dyn ExitHandler>,
+    /// The way to the stub.
+    pub desk: Arc<Desk>,
+}
+
+impl ExitHandler for Gate {
+    fn handle(&mut self, exit: Exit, cpu: &mut dyn Cpu) -> ControlFlow<StopReason, Reply> {
+        match exit {
+            Exit::Debug { vector, dr6, .. } => self.debugged(vector, dr6, cpu)?,
+            // Where ring 0 is interpreted, the interpreter may not know INT3: that is a breakpoint met, too.
+            Exit::Failure(Failure::Emulation { code: [INT3, ..], code_len: 1.. })
+                if self.at_breakpoint(cpu) && cpu.drop_exception().is_ok() =>
+            {
+                self.park(Why::Breakpoint, cpu)?;
+            }
+            Exit::Shutdown | Exit::Failure(_) => {
+                self.park(Why::Died(exit), cpu)?;
+                return self.machine.handle(exit, cpu);
+            }
+            other => return self.machine.handle(other, cpu),
+        }
+        ControlFlow::Continue(Reply::Resume)
+    }
+}
+
+impl Gate {
+    fn debugged(&mut self, vector: u8, dr6: u64, cpu: &mut dyn Cpu) -> ControlFlow<StopReason> {
+        let pace = self.desk.rules().paces.get(cpu.id() as usize).copied().unwrap_or_default();
+        if vector == VECTOR_BP {
+            if self.at_breakpoint(cpu) {
+                return self.park(Why::Breakpoint, cpu);
+            }
+            // The guest's own INT3. If it cannot be delivered, INT3 is met again and again, and the user sees where.
+            return match cpu.debug(&GuestDebug { inject_int3: true, ..pace.debug }) {
+                Ok(()) => ControlFlow::Continue(()),
+                Err(_) => self.park(Why::Breakpoint, cpu),
+            };
+        }
+        if dr6 & DR6_BS == 0 {
+            return self.park(Why::Hardware { dr6 }, cpu);
+        }
+        if !pace.crawls {
+            return self.park(Why::Step, cpu);
+        }
+        if self.at_breakpoint(cpu) {
+            return self.park(Why::Breakpoint, cpu);
+        }
+        self.keep_crawling(pace, cpu)
+    }
+
+    /// Takes the next step, or runs once real mode is left.
+    fn keep_crawling(&self, mut pace: Pace, cpu: &mut dyn Cpu) -> ControlFlow<StopReason> {
+        if cpu.state().is_ok_and(|state| state.cr0 & CR0_PE == 0) {
+            return ControlFlow::Continue(());
+        }
+        pace.crawls = false;
+        pace.debug.step = false;
+        if cpu.debug(&pace.debug).is_err() {
+            return self.park(Why::Step, cpu);
+        }
+        self.desk.rules().paces[cpu.id() as usize] = pace;
+        ControlFlow::Continue(())
+    }
+
+    fn at_breakpoint(&self, cpu: &dyn Cpu) -> bool {
+        cpu.state().is_ok_and(|state| self.desk.breaks_at(&state, &self.desk.rules()))
+    }
+
+    /// Stops the vCPU until the stub lets it go on; without a debugger it goes on at once.
+    fn park(&self, why: Why, cpu: &mut dyn Cpu) -> ControlFlow<StopReason> {
+        if !self.desk.rules().attached {
+            return ControlFlow::Continue(());
+        }
+        let vcpu = cpu.id();
+        let handles = self.desk.handles.get().expect("filled before the first vCPU runs");
+        handles[vcpu as usize].park(cpu, || self.desk.tell(Message::Stopped { vcpu, why }))
+    }
+}
