@@ -4,6 +4,7 @@ use crate::arch::irqchip::Irqchip;
 use crate::arch::layout::{GIB, MAX_CPUS, MIB};
 use crate::backend::local_socket::LocalAddress;
 use crate::boot::format::ImageFormat;
+use crate::kvm::msr_filter::MsrFilter;
 use crate::memory::map::MemoryMap;
 use clap::{Args, ValueEnum};
 use std::ffi::OsString;
@@ -90,6 +91,16 @@ pub struct TraceConfig {
     /// Sum up at the end, by kind and device, on standard error; exits are shown beside it only with --output
     #[arg(long, help_heading = "Trace")]
     pub summary: bool,
+
+    /// Show each call of KVM, in order, with its arguments and its time, on standard error; exits are shown beside it only
+    /// with --output
+    #[arg(long, help_heading = "Trace")]
+    pub kvm_calls: bool,
+
+    /// Have accesses to these model-specific registers exit, though KVM could answer them: numbers, ranges (0x10-0x1f) and
+    /// names (IA32_EFER), or all. x2APIC registers are not among them: KVM does not let them be filtered
+    #[arg(long, value_name = "LIST|all", help_heading = "Trace")]
+    pub msr: Option<MsrFilter>,
 }
 
 /// What the machine is made of.

@@ -5,11 +5,12 @@
 #[allow(dead_code, reason = "each test program uses its part")]
 mod common;
 
-use common::hostel::{Finished, hostel};
+use common::hostel::{Finished, PROGRAM, finish, hostel};
 use common::kvm;
 use common::scratch::Scratch;
 use serde_json::Value;
 use std::fs;
+use std::process::{Command, Stdio};
 
 const HELLO: &str = "Hello from a guest: 64-bit code in ring 0.\nNothing left to do, powering off.\n";
 
@@ -79,7 +80,12 @@ fn a_trace_goes_to_a_file_and_its_summary_to_standard_error() {
     let file = scratch.join("trace.jsonl");
     let finished = trace(&["hello", "--summary", "--output", &file]);
     assert_eq!((finished.status, finished.stdout.as_str()), (0, HELLO));
-    for shown in [" exits in ", "\npio-write  COM1              78 ", "\nhottest instructions\n       77 "] {
+    for shown in [
+        " exits in ",
+        " exits reached Hostel",
+        "\npio-write  COM1              78 ",
+        "\nhottest instructions\n       77 ",
+    ] {
         assert!(finished.stderr.contains(shown), "{shown}: {finished:#?}");
     }
     assert!(!finished.stderr.contains("time ms"), "{finished:#?}");
@@ -100,11 +106,83 @@ fn a_trace_goes_to_a_file_and_its_summary_to_standard_error() {
     assert!(full.stderr.contains("write the trace: No space left on device"), "{full:#?}");
 }
 
+/// Names of calls as strace saw them, in the order of their begins.
+fn calls_by_strace(text: &str) -> Vec<&str> {
+    let call = |line| Some(str::split_once(line, "ioctl(")?.1.split_once(", ")?.1.split([',', ')']).next()?.trim());
+    text.lines().filter_map(call).filter(|name| name.starts_with("KVM_")).collect()
+}
+
+/// Names of calls as the trace tells them, folded ones one by one.
+fn calls_by_trace(text: &str) -> Vec<&str> {
+    let mut calls = Vec::new();
+    for line in text.lines().skip(1) {
+        let words: Vec<_> = line.split_whitespace().collect();
+        let count = if words[3] == "x" { words[4].parse().expect("a number") } else { 1 };
+        calls.extend(std::iter::repeat_n(words[2], count).filter(|name| name.starts_with("KVM_")));
+        calls.extend(line.split_once("; then ").map(|(_, then)| then.split(':').next().expect("a name")));
+    }
+    calls
+}
+
+#[test]
+fn the_calls_of_kvm_are_all_told_in_their_order() {
+    if !kvm::available() {
+        return;
+    }
+    if Command::new("strace").arg("--version").stdout(Stdio::null()).status().is_err() {
+        return kvm::skip("no strace to compare with");
+    }
+    let scratch = Scratch::new("strace");
+    for guest in [&["hello"][..], &["hello", "--irqchip", "full"], &["real"], &["faults", "--msr", "all"]] {
+        let file = scratch.join("calls");
+        let mut strace = Command::new("strace");
+        strace.args(["-f", "-e", "trace=ioctl", "-o", &file, PROGRAM, "trace", "--kvm-calls"]).args(guest);
+        let finished = finish(strace, "");
+        assert_eq!(finished.status, 0, "{finished:#?}");
+        let strace = fs::read_to_string(&file).expect("strace wrote it");
+        let (seen, told) = (calls_by_strace(&strace), calls_by_trace(&finished.stderr));
+        assert!(seen.len() > 15, "{strace}");
+        assert_eq!(told, seen, "{}", finished.stderr);
+    }
+}
+
+#[test]
+fn the_calls_of_kvm_stand_on_standard_error_with_their_arguments() {
+    if !kvm::available() {
+        return;
+    }
+    let finished = trace(&["hello", "--mem", "128M", "--kvm-calls"]);
+    assert_eq!((finished.status, finished.stdout.as_str()), (0, HELLO));
+    assert!(finished.stderr.starts_with("  time ms on      call "), "{finished:#?}");
+    for shown in ["KVM_GET_API_VERSION", " -> 12\n", " slot 0: RAM 0x0..0x8000000 (128 MiB) at 0x", "KVM_RUN x "] {
+        assert!(finished.stderr.contains(shown), "{shown}: {finished:#?}");
+    }
+    assert!(finished.stderr.lines().count() <= 40, "{finished:#?}");
+}
+
+#[test]
+fn filtered_registers_are_shown_and_their_accesses_still_work() {
+    if !kvm::available() {
+        return;
+    }
+    let plain = trace(&["faults"]);
+    assert!(!plain.stderr.contains("EFER") && !plain.stderr.contains("0xc0000080"), "{plain:#?}");
+    let filtered = trace(&["faults", "--only", "msr", "--msr", "efer,0x12345678"]);
+    assert_eq!((filtered.status, &filtered.stdout), (plain.status, &plain.stdout), "{filtered:#?}");
+    for shown in ["msr-write    MSR 0xc0000080", "msr-read     MSR 0x12345678           #GP"] {
+        assert!(filtered.stderr.contains(shown), "{shown}: {filtered:#?}");
+    }
+}
+
 #[test]
 fn what_cannot_be_shown_is_a_usage_error_that_names_what_can() {
-    for (option, word, named) in
-        [("--only", "ioctl", "pio-write, mmio-read"), ("--device", "COM9", "COM1, RTC"), ("--vcpu", "99", "0..16")]
-    {
+    for (option, word, named) in [
+        ("--only", "ioctl", "pio-write, mmio-read"),
+        ("--device", "COM9", "COM1, RTC"),
+        ("--vcpu", "99", "0..16"),
+        ("--msr", "0x830", "x2APIC"),
+        ("--msr", "frob", "IA32_EFER"),
+    ] {
         let finished = trace(&["hello", option, word]);
         assert_eq!((finished.status, finished.stdout.as_str()), (2, ""), "{finished:#?}");
         assert!(finished.stderr.contains(word) && finished.stderr.contains(named), "{finished:#?}");

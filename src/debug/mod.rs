@@ -1,6 +1,7 @@
 //! Telling what a guest does and where it stands: symbols, decoded instructions, registers, diagnoses.
 #![forbid(unsafe_code)]
 
+pub mod counters;
 pub mod crash;
 pub mod decode;
 pub mod event;
@@ -11,6 +12,7 @@ pub mod fold;
 pub mod gdb;
 pub mod histogram;
 pub mod json_lines;
+pub mod kvm_calls;
 pub mod lines;
 pub mod locate;
 pub mod page;

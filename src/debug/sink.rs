@@ -3,6 +3,7 @@
 //!
 //! Sinks run on the trace's own thread, in the order of the exits; none may block on the guest.
 
+use super::counters::Counted;
 use super::event::ExitEvent;
 use super::locate::Located;
 use std::io;
@@ -66,6 +67,8 @@ pub struct TraceEnd {
     pub dropped: u64,
     /// The milestones that were reached, ascending by time.
     pub milestones: Vec<(Milestone, u64)>,
+    /// What KVM and Hostel counted.
+    pub counted: Counted,
     /// What was run and on what, for the head of a report: pairs of name and value ("image", "host kernel").
     pub facts: Vec<(&'static str, String)>,
 }

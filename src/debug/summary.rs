@@ -3,6 +3,7 @@
 //! What it holds is bounded, however long a guest runs: percentiles come from histograms (`histogram.rs`), and of hostile
 //! code that leaves at ever new addresses the first [`INSTRUCTIONS_MAX`] are told apart.
 
+use super::counters::Counted;
 use super::event::ExitKind;
 use super::histogram::Histogram;
 use super::sink::{TraceEnd, TraceSink, Traced, Verdict};
@@ -102,6 +103,13 @@ struct Sums {
     host_ns: u64,
     kinds: Vec<Row>,
     hottest: Vec<HotRow>,
+    /// Returns of KVM_RUN.
+    reached_hostel: u64,
+    answered_by_kvm_alone: Option<u64>,
+    /// KVM's own counters, by its names.
+    kvm_counters: BTreeMap<&'static str, u64>,
+    #[serde(skip)]
+    counted: Counted,
 }
 
 #[derive(Serialize)]
@@ -163,6 +171,10 @@ impl Summary {
             host_ns: self.kinds.values().map(|tally| tally.host.sum_ns()).sum(),
             kinds,
             hottest: hottest.into_iter().take(HOTTEST).map(hot).collect(),
+            reached_hostel: end.counted.reached(),
+            answered_by_kvm_alone: end.counted.alone(),
+            kvm_counters: end.counted.named().into_iter().map(|(_, name, value)| (name, value)).collect(),
+            counted: end.counted.clone(),
         }
     }
 }
@@ -181,6 +193,7 @@ impl Sums {
                 String::new()
             },
         );
+        text += &counted(&self.counted);
         if self.exits == 0 {
             return text;
         }
@@ -220,6 +233,15 @@ impl Sums {
         }
         text
     }
+}
+
+/// What KVM counted, in lines; nothing where nothing was counted.
+fn counted(counted: &Counted) -> String {
+    if counted.vcpus.is_empty() {
+        return String::new();
+    }
+    let named = counted.named().into_iter().map(|(words, name, value)| format!("{value:9} {words} ({name})\n"));
+    format!("{}\n{}", counted.sentence(), named.collect::<String>())
 }
 
 /// A bar of eighths of a character, `share` of the longest one.

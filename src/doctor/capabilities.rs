@@ -4,9 +4,10 @@
 
 use super::report::{Check, State};
 use kvm_bindings::{
-    KVM_CAP_EXT_CPUID, KVM_CAP_IMMEDIATE_EXIT, KVM_CAP_IRQ_ROUTING, KVM_CAP_IRQCHIP, KVM_CAP_MP_STATE, KVM_CAP_PIT2,
-    KVM_CAP_SET_IDENTITY_MAP_ADDR, KVM_CAP_SET_TSS_ADDR, KVM_CAP_SIGNAL_MSI, KVM_CAP_SPLIT_IRQCHIP,
-    KVM_CAP_TSC_DEADLINE_TIMER, KVM_CAP_USER_MEMORY, KVM_CAP_USER_NMI, KVM_CAP_VCPU_EVENTS, KVM_CAP_X86_USER_SPACE_MSR,
+    KVM_CAP_BINARY_STATS_FD, KVM_CAP_EXT_CPUID, KVM_CAP_IMMEDIATE_EXIT, KVM_CAP_IRQ_ROUTING, KVM_CAP_IRQCHIP,
+    KVM_CAP_MP_STATE, KVM_CAP_PIT2, KVM_CAP_SET_GUEST_DEBUG, KVM_CAP_SET_IDENTITY_MAP_ADDR, KVM_CAP_SET_TSS_ADDR,
+    KVM_CAP_SIGNAL_MSI, KVM_CAP_SPLIT_IRQCHIP, KVM_CAP_SYNC_REGS, KVM_CAP_TSC_DEADLINE_TIMER, KVM_CAP_USER_MEMORY,
+    KVM_CAP_USER_NMI, KVM_CAP_VCPU_EVENTS, KVM_CAP_X86_MSR_FILTER, KVM_CAP_X86_USER_SPACE_MSR,
 };
 
 /// A capability.
@@ -26,7 +27,7 @@ const fn useful(number: u32, name: &'static str, lost: &'static str) -> Capabili
     Capability { number, name, needed: false, lost }
 }
 
-const CAPABILITIES: [Capability; 15] = [
+const CAPABILITIES: [Capability; 19] = [
     needed(KVM_CAP_USER_MEMORY, "USER_MEMORY", "a guest has no RAM"),
     needed(KVM_CAP_EXT_CPUID, "EXT_CPUID", "a guest has no CPUID"),
     needed(KVM_CAP_SET_TSS_ADDR, "SET_TSS_ADDR", "old VMX processors cannot run real mode"),
@@ -42,6 +43,10 @@ const CAPABILITIES: [Capability; 15] = [
     useful(KVM_CAP_VCPU_EVENTS, "VCPU_EVENTS", "a guest that halts for good does not end the run"),
     useful(KVM_CAP_USER_NMI, "USER_NMI", "the console's `nmi` does nothing"),
     useful(KVM_CAP_X86_USER_SPACE_MSR, "X86_USER_SPACE_MSR", "model-specific registers that KVM lacks are not named"),
+    useful(KVM_CAP_X86_MSR_FILTER, "X86_MSR_FILTER", "no `trace --msr`: registers that KVM answers are not seen"),
+    useful(KVM_CAP_SYNC_REGS, "SYNC_REGS", "a trace tells no instructions"),
+    useful(KVM_CAP_BINARY_STATS_FD, "BINARY_STATS_FD", "a summary cannot tell how many exits KVM answers alone"),
+    useful(KVM_CAP_SET_GUEST_DEBUG, "SET_GUEST_DEBUG", "guests cannot be stepped or stopped at breakpoints"),
 ];
 
 /// A check for each capability; `value` asks KVM for one by its number.
@@ -53,7 +58,7 @@ pub fn checks(value: impl Fn(u32) -> i32) -> Vec<Check> {
             state,
             detail: String::new(),
             lost: capability.lost,
-            repair: (state == State::Missing).then(|| "boot Linux 5.10 or later, which has it".to_owned()),
+            repair: (state == State::Missing).then(|| "boot Linux 5.14 or later, which has it".to_owned()),
             needed: capability.needed,
         }
     };
@@ -69,6 +74,6 @@ mod tests {
         let checks = checks(|number| (number != KVM_CAP_SPLIT_IRQCHIP).into());
         let missing: Vec<_> = checks.iter().filter(|check| check.state == State::Missing).collect();
         assert_eq!((missing.len(), missing[0].name, missing[0].needed), (1, "SPLIT_IRQCHIP", false));
-        assert!(missing[0].repair.as_ref().unwrap().contains("5.10"));
+        assert!(missing[0].repair.as_ref().unwrap().contains("5.14"));
     }
 }

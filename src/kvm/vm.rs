@@ -79,7 +79,7 @@ impl Vm {
     /// KVM refuses.
     pub fn create_vcpu(&self, id: u32) -> Result<Vcpu, KvmError> {
         let create = |fd: &VmFd| fd.create_vcpu(id.into());
-        let fd = self.fd.create(Target::Vcpu(id), "KVM_CREATE_VCPU", format_args!("{id}"), create)?;
+        let fd = self.fd.create(Target::Vcpu(id), "KVM_CREATE_VCPU", format_args!("number {id}"), create)?;
         Ok(Vcpu::new(fd, id, self.irqchip != Irqchip::None, self.can_sync))
     }
 
@@ -136,7 +136,7 @@ fn create_irqchip(fd: &KvmFd<VmFd>, irqchip: Irqchip) -> Result<(), KvmError> {
         Irqchip::Split => {
             let mut split = kvm_enable_cap { cap: KVM_CAP_SPLIT_IRQCHIP, ..kvm_enable_cap::default() };
             split.args[0] = IOAPIC_INPUTS.into();
-            let words = format_args!("KVM_CAP_SPLIT_IRQCHIP: LAPICs here, an IOAPIC of {IOAPIC_INPUTS} inputs not");
+            let words = format_args!("KVM_CAP_SPLIT_IRQCHIP: LAPICs in KVM, an IOAPIC of {IOAPIC_INPUTS} inputs not");
             fd.call("KVM_ENABLE_CAP", words, |fd| fd.enable_cap(&split))
         }
         Irqchip::Full => {

@@ -23,6 +23,8 @@ use crate::bus::device::DeviceNode;
 use crate::config::{OnPanic, RunConfig};
 use crate::devices::acpi_pm::AcpiPm;
 use crate::devices::serial::Serial;
+use crate::kvm::calls::Watch;
+use crate::kvm::msr_filter::MsrFilter;
 use crate::kvm::system::{KvmError, System};
 use crate::kvm::vcpu::Vcpu;
 use crate::kvm::vm::Vm;
@@ -85,6 +87,15 @@ pub struct Machine {
     pub serial: Shared<Serial>,
     /// The power button.
     pub acpi: Shared<AcpiPm>,
+}
+
+/// What is watched of the machine besides its exits.
+#[derive(Default)]
+pub struct Watched {
+    /// Who is told the calls of KVM.
+    pub calls: Watch,
+    /// MSRs whose accesses exit.
+    pub msrs: Option<MsrFilter>,
 }
 
 /// Why no machine could be built.
@@ -176,17 +187,20 @@ pub fn prepare(config: &RunConfig) -> Result<Blueprint, BuildError> {
 
 impl Blueprint {
     /// Makes the virtual machine. `host` is what its devices hold of the host; `note` is told sentences about the guest
-    /// that the user should read, on a vCPU's thread.
+    /// that the user should read, on a vCPU's thread; `watched` sees what it asks for.
     ///
     /// # Errors
     /// KVM is missing, forbidden, or refuses.
-    pub fn build(&self, host: Host, note: Note) -> Result<Machine, BuildError> {
-        let system = System::open()?;
+    pub fn build(&self, host: Host, note: Note, watched: Watched) -> Result<Machine, BuildError> {
+        let system = System::open_watched(watched.calls)?;
         let most = system.max_cpus();
         if self.cpus as usize > most {
             return Err(KvmError::TooManyCpus { wanted: self.cpus, max: most }.into());
         }
         let vm = Vm::new(&system, self.irqchip, self.ram.clone())?;
+        if let Some(msrs) = &watched.msrs {
+            vm.filter_msrs(msrs)?;
+        }
         let supported = system.supported_cpuid()?;
         let mut vcpus = Vec::with_capacity(self.cpus as usize);
         for id in 0..self.cpus {

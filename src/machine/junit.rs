@@ -72,6 +72,7 @@ fn failed(run: &Run, kind: NonSuccessKind) -> TestCaseStatus {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::debug::counters::Counted;
     use crate::machine::phases::Phases;
     use std::time::Duration;
 
@@ -87,6 +88,7 @@ mod tests {
             reject: vec!["linux".into(), "no way".into()],
             last_lines: vec!["last & least\x1b".into()],
             lost_bytes: 0,
+            counted: Counted::default(),
         }
     }
 

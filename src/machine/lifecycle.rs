@@ -18,6 +18,7 @@ use crate::backend::signals::Signals;
 use crate::bus::bus::lock;
 use crate::bus::request::GuestRequest;
 use crate::config::{OnPanic, RunConfig};
+use crate::debug::counters::{Counted, Counters};
 use crate::debug::gdb::stub::{News, Stub, StubError};
 use crate::debug::registers;
 use crate::event_loop::{self, Interest, Waker};
@@ -49,6 +50,8 @@ pub struct Finished {
     pub expectations_met: usize,
     /// Each vCPU's registers at the deadline.
     pub at_deadline: Vec<(u32, CpuState)>,
+    /// What KVM and Hostel counted; nothing where the run was not traced.
+    pub counted: Counted,
     /// Bytes of the console that reached nobody.
     pub console_bytes_lost: u64,
 }
@@ -110,13 +113,15 @@ pub fn run(
     let notes = reporter.clone();
     let note = Box::new(move |text| notes.report(MachineEvent::Note(text)));
     let host_ends = Host { serial: Box::new(ring.clone()), debug_console: Box::new(ring) };
-    let mut machine = blueprint.build(host_ends, note).map_err(|error| match signals.came() {
+    let watched = tracing.map(Tracing::watched).unwrap_or_default();
+    let mut machine = blueprint.build(host_ends, note, watched).map_err(|error| match signals.came() {
         Some(signal) => RunError::Signal(signal),
         None => error.into(),
     })?;
     phases.kvm = now_us();
     let vcpus = std::mem::take(&mut machine.vcpus);
-    let observer = || tracing.map(|tracing| tracing.observer(&machine.io, &blueprint.ram));
+    let counters = tracing.and_then(|tracing| tracing.counters(&machine.vm, &vcpus));
+    let observer = || tracing.and_then(|tracing| tracing.observer(&machine.io, &blueprint.ram));
     let handler = || {
         let io = Box::new(IoHandler(machine.io.clone()));
         debugger.as_ref().map_or_else(|| io.clone() as Box<dyn ExitHandler>, |stub| stub.gate(io.clone()))
@@ -129,8 +134,20 @@ pub fn run(
     }
     let started = Instant::now();
     let (panicked, at_deadline) = (None, Vec::new());
-    let mut control =
-        Control { config, machine, cpus, debugger, console, signals, waker, events, started, panicked, at_deadline };
+    let mut control = Control {
+        config,
+        machine,
+        cpus,
+        debugger,
+        console,
+        signals,
+        waker,
+        events,
+        started,
+        panicked,
+        at_deadline,
+        counters,
+    };
     if let Some(job) = store {
         start_storing(job);
     }
@@ -166,6 +183,7 @@ struct Control<'a> {
     /// Set when the guest's kernel has said that it panicked: what it said, and when the run ends for it.
     panicked: Option<(String, Instant)>,
     at_deadline: Vec<(u32, CpuState)>,
+    counters: Option<Counters>,
 }
 
 /// What the control loop waits for.
@@ -331,6 +349,7 @@ impl Control<'_> {
             last_lines: watcher.map(|watcher| watcher.last_lines()).unwrap_or_default(),
             expectations_met: watcher.map_or(0, |watcher| watcher.met()),
             at_deadline: self.at_deadline,
+            counted: self.counters.map(|counters| counters.read()).unwrap_or_default(),
             console_bytes_lost: self.console.output().lost() + lock(&self.machine.serial).lost(),
         }
     }

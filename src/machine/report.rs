@@ -2,6 +2,7 @@
 
 use super::outcome::{HOST_ERROR, Outcome};
 use super::phases::Phases;
+use crate::debug::counters::Counted;
 use crate::debug::sink::Verdict;
 use crate::kvm::exit::Failure;
 use serde::Serialize;
@@ -32,6 +33,8 @@ pub struct Run {
     pub last_lines: Vec<String>,
     /// Bytes of the console that reached nobody.
     pub lost_bytes: u64,
+    /// What KVM and Hostel counted; nothing where the run was not traced.
+    pub counted: Counted,
 }
 
 /// How a run ended.
@@ -212,6 +215,7 @@ impl Run {
             reject,
             last_lines: Vec::new(),
             lost_bytes: 0,
+            counted: Counted::default(),
         }
     }
 }
@@ -265,6 +269,7 @@ mod tests {
             reject: vec!["linux".into()],
             last_lines: vec!["a".into(), "b \"c\"".into()],
             lost_bytes: 7,
+            counted: Counted::default(),
         }
     }
 

@@ -9,6 +9,7 @@ use super::tracing::Tracing;
 use super::{junit, report_file};
 use crate::boot::image::Image;
 use crate::config::{ReportChoice, RunConfig, TraceConfig, image_name};
+use crate::debug::counters::Counted;
 use crate::debug::crash::{self, Evidence, Occasion};
 use crate::debug::symbols::Symbols;
 use crate::machine::console::say;
@@ -77,6 +78,7 @@ fn told(config: &RunConfig, blueprint: &Blueprint, finished: Finished) -> Run {
         reject: config.console.reject.clone(),
         last_lines: finished.last_lines,
         lost_bytes: finished.console_bytes_lost,
+        counted: finished.counted,
     }
 }
 
@@ -97,6 +99,7 @@ fn not_begun(config: &RunConfig, error: &RunError) -> Run {
         reject: config.console.reject.clone(),
         last_lines: Vec::new(),
         lost_bytes: 0,
+        counted: Counted::default(),
     }
 }
 

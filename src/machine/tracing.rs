@@ -1,30 +1,40 @@
 //! The trace of a run: which sinks its options ask for, what watches each vCPU, and the trace's end.
 
-use super::build::Blueprint;
+use super::build::{Blueprint, Watched};
 use super::facts;
 use super::io::MachineIo;
 use super::phases::{Phases, now_us};
 use super::report::Run;
 use super::trace_shown;
 use crate::config::{ReportChoice, RunConfig, TraceConfig};
+use crate::debug::counters::Counters;
 use crate::debug::event::DeviceRegister;
+use crate::debug::kvm_calls::KvmCalls;
 use crate::debug::page::Page;
 use crate::debug::sink::{Milestone, TraceEnd, TraceSink, Verdict};
 use crate::debug::symbols::Symbols;
 use crate::debug::timeline::Timeline;
 use crate::debug::trace_thread::Trace;
 use crate::debug::tracer::TraceClock;
+use crate::kvm::calls::CallWatcher;
 use crate::kvm::exit::Exit;
+use crate::kvm::msr_filter::MsrFilter;
+use crate::kvm::vcpu::Vcpu;
+use crate::kvm::vm::Vm;
 use crate::memory::ram::GuestRam;
 use crate::vcpu::handler::ExitObserver;
 use std::fs::File;
-use std::io::{self, BufWriter, Write};
+use std::io::{self, BufWriter, Write, stderr};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 /// The trace of a run.
 pub struct Tracing {
-    trace: Trace,
+    /// Of exits, where anything shows them.
+    exits: Option<Trace>,
+    /// Of KVM calls.
+    calls: Option<Arc<KvmCalls>>,
+    msrs: Option<MsrFilter>,
     /// What the reports say of the machine; they add what they say of the host.
     machine: Vec<(&'static str, String)>,
 }
@@ -62,19 +72,34 @@ impl Tracing {
         process_start_us: u64,
     ) -> Result<Option<Tracing>, TracingError> {
         let sinks = sinks(run, trace)?;
-        if sinks.is_empty() {
+        let clock = TraceClock::starting_at((now_us() - process_start_us) * 1000);
+        let shows_calls = trace.is_some_and(|config| config.kvm_calls);
+        let calls = shows_calls.then(|| Arc::new(KvmCalls::new(clock, Box::new(stderr()))));
+        if sinks.is_empty() && calls.is_none() {
             return Ok(None);
         }
-        let clock = TraceClock::starting_at((now_us() - process_start_us) * 1000);
-        let trace = Trace::start(clock, sinks, symbols.clone()).map_err(TracingError::Thread)?;
-        Ok(Some(Tracing { trace, machine: facts::of_machine(blueprint) }))
+        let exits = if sinks.is_empty() { None } else { Some(Trace::start(clock, sinks, symbols.clone())) };
+        let exits = exits.transpose().map_err(TracingError::Thread)?;
+        let msrs = trace.and_then(|config| config.msr.clone());
+        Ok(Some(Tracing { exits, calls, msrs, machine: facts::of_machine(blueprint) }))
     }
 
-    /// What watches one vCPU.
-    pub fn observer(&self, io: &Arc<MachineIo>, ram: &Arc<GuestRam>) -> Box<dyn ExitObserver> {
+    /// What is to be watched of the machine besides its exits.
+    pub fn watched(&self) -> Watched {
+        Watched { calls: self.calls.clone().map(|calls| calls as Arc<dyn CallWatcher>), msrs: self.msrs.clone() }
+    }
+
+    /// The counters of a machine whose exits are shown.
+    pub fn counters(&self, vm: &Vm, vcpus: &[Vcpu]) -> Option<Counters> {
+        self.exits.as_ref().map(|_| Counters::open(vm, vcpus))
+    }
+
+    /// What watches the exits of one vCPU.
+    pub fn observer(&self, io: &Arc<MachineIo>, ram: &Arc<GuestRam>) -> Option<Box<dyn ExitObserver>> {
         let (io, ram) = (io.clone(), ram.clone());
         let name = move |exit: &Exit| register(&io, exit);
-        Box::new(self.trace.tracer(Box::new(name), Box::new(move |gpa| ram.read_u64(gpa))))
+        let tracer = self.exits.as_ref()?.tracer(Box::new(name), Box::new(move |gpa| ram.read_u64(gpa)));
+        Some(Box::new(tracer))
     }
 
     /// Ends the trace of a run that is over, and returns what each sink found.
@@ -89,13 +114,17 @@ impl Tracing {
             (Milestone::FirstEntry, first_entry),
             (Milestone::End, guest),
         ];
-        self.trace.finish(TraceEnd {
+        let end = TraceEnd {
             ended_ns: since(guest),
             reason: run.reason(),
             dropped: 0,
             milestones: milestones.into_iter().filter(|(_, at)| *at > 0).map(|(name, at)| (name, since(at))).collect(),
+            counted: run.counted.clone(),
             facts: self.machine.into_iter().chain(facts::of_host()).collect(),
-        })
+        };
+        let mut found = self.exits.map_or_else(Vec::new, |exits| exits.finish(end));
+        found.extend(self.calls.map(|calls| calls.finish().map(|()| Verdict::Fine)));
+        found
     }
 }
 
