@@ -114,13 +114,14 @@ impl Tracing {
             (Milestone::FirstEntry, first_entry),
             (Milestone::End, guest),
         ];
+        let counted = ("exits in all", run.counted.sentence());
         let end = TraceEnd {
             ended_ns: since(guest),
             reason: run.reason(),
             dropped: 0,
             milestones: milestones.into_iter().filter(|(_, at)| *at > 0).map(|(name, at)| (name, since(at))).collect(),
             counted: run.counted.clone(),
-            facts: self.machine.into_iter().chain(facts::of_host()).collect(),
+            facts: self.machine.into_iter().chain(facts::of_host()).chain([counted]).collect(),
         };
         let mut found = self.exits.map_or_else(Vec::new, |exits| exits.finish(end));
         found.extend(self.calls.map(|calls| calls.finish().map(|()| Verdict::Fine)));
