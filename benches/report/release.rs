@@ -25,7 +25,15 @@ fn build(options: &[&str], flags: &str, program: &str) -> Result<String> {
     cargo.args(["build", "--release", "--quiet", "--bin", "hostel"]).args(options);
     cargo.current_dir(SOURCE).env("CARGO_TARGET_DIR", BUILT).env("RUSTFLAGS", flags);
     succeed(&mut cargo)?;
-    Ok(format!("{BUILT}/{program}"))
+    installed(&format!("{BUILT}/{program}"))
+}
+
+/// A copy of a program that was just linked, as installing it would make: a linker that writes its output through a mapping
+/// leaves it in single pages in the page cache, and each start pays for them until the file is read anew. Returns its path.
+pub fn installed(program: &str) -> Result<String> {
+    let copy = format!("{program}-installed");
+    std::fs::copy(program, &copy).with_context(|| format!("cannot copy {program}"))?;
+    Ok(copy)
 }
 
 /// Runs a command that prints nothing of interest unless it fails.
