@@ -3,8 +3,9 @@
 use crate::config::{IrqchipChoice, RunConfig, ScriptStep, TraceConfig};
 use crate::machine::{console, trace_shown};
 use clap::error::ErrorKind;
-use clap::{ArgMatches, CommandFactory, FromArgMatches, Parser, Subcommand};
+use clap::{ArgMatches, Args, Command, CommandFactory, FromArgMatches, Parser, Subcommand};
 use clap_complete::Shell;
+use std::ffi::OsString;
 
 /// Hosted virtual machine monitor for Linux KVM: boots guests, tests them, and explains what it does
 #[derive(Debug, Parser)]
@@ -61,7 +62,23 @@ SIGINT, SIGTERM and SIGHUP end it by the same signal.";
 impl Cli {
     /// Parses the program's own arguments; prints help and errors, and ends the process, where that is what they ask for.
     pub fn from_arguments() -> Cli {
-        Cli::parse_matches(Cli::command().get_matches()).unwrap_or_else(|error| error.exit())
+        let parsed = match Cli::plain_run(std::env::args_os()) {
+            Some(cli) => Ok(cli),
+            None => Cli::parse_matches(Cli::command().get_matches()),
+        };
+        parsed.unwrap_or_else(|error| error.exit())
+    }
+
+    /// A start waits for the command line, so `hostel run` with options in order is parsed without a look at the other verbs
+    /// and their options. `None` is all else, help and mistakes included.
+    fn plain_run(mut arguments: impl Iterator<Item = OsString>) -> Option<Cli> {
+        arguments.nth(1).filter(|verb| verb == "run")?;
+        let command = Command::new("run").no_binary_name(true).disable_help_flag(true);
+        let matches = RunConfig::augment_args(command).try_get_matches_from(arguments).ok()?;
+        let mut config = Box::new(RunConfig::from_arg_matches(&matches).ok()?);
+        config.console.script = script(&matches);
+        check(&config).ok()?;
+        Some(Cli { verb: Verb::Run(config) })
     }
 
     fn parse_matches(matches: ArgMatches) -> Result<Cli, clap::Error> {
@@ -158,6 +175,20 @@ mod tests {
     #[test]
     fn the_definition_is_consistent() {
         Cli::command().debug_assert();
+    }
+
+    #[test]
+    fn a_plain_run_is_parsed_alike_without_the_other_verbs() {
+        let all = |words: &'static str| ["hostel"].into_iter().chain(words.split(' '));
+        let plain = |words| Cli::plain_run(all(words).map(OsString::from));
+        for words in ["run", "run smp --cpus 4 --mem 1G", "run --expect a --send b --timeout 3s f -- x -y", "run run"] {
+            let whole = parse(&words.split(' ').collect::<Vec<_>>()).unwrap();
+            assert_eq!(format!("{:?}", plain(words).unwrap()), format!("{whole:?}"));
+        }
+        for words in ["guests", "run -h", "run --help", "run --cpus 0", "run a b", "run --send x", "-h", "trace hello"]
+        {
+            assert!(plain(words).is_none(), "{words}");
+        }
     }
 
     #[test]
