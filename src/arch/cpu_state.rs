@@ -10,24 +10,46 @@ use super::segment::Segment;
 pub const CR0_PE: u64 = 1;
 /// CR0: monitor coprocessor.
 pub const CR0_MP: u64 = 1 << 1;
+/// CR0: x87 instructions raise #UD or #NM.
+pub const CR0_EM: u64 = 1 << 2;
+/// CR0: the task was switched; the next x87 or SSE instruction raises #NM.
+pub const CR0_TS: u64 = 1 << 3;
 /// CR0: extension type, always one on hardware.
 pub const CR0_ET: u64 = 1 << 4;
 /// CR0: native x87 errors.
 pub const CR0_NE: u64 = 1 << 5;
+/// CR0: ring 0 keeps to read-only pages too.
+pub const CR0_WP: u64 = 1 << 16;
 /// CR0: paging.
 pub const CR0_PG: u64 = 1 << 31;
+/// CR4: pages of 4 MiB in 32-bit paging.
+pub const CR4_PSE: u64 = 1 << 4;
 /// CR4: physical address extension.
 pub const CR4_PAE: u64 = 1 << 5;
+/// CR4: the system saves SSE state; without it SSE raises #UD.
+pub const CR4_OSFXSR: u64 = 1 << 9;
+/// CR4: five levels of page tables.
+pub const CR4_LA57: u64 = 1 << 12;
+/// CR4: the system saves extended state; without it AVX raises #UD.
+pub const CR4_OSXSAVE: u64 = 1 << 18;
+/// CR4: ring 0 executes no user's page.
+pub const CR4_SMEP: u64 = 1 << 20;
+/// CR4: ring 0 touches no user's page.
+pub const CR4_SMAP: u64 = 1 << 21;
 /// EFER: long mode enabled.
 pub const EFER_LME: u64 = 1 << 8;
 /// EFER: long mode active.
 pub const EFER_LMA: u64 = 1 << 10;
+/// EFER: page-table entries may forbid execution.
+pub const EFER_NXE: u64 = 1 << 11;
 /// RFLAGS: the bit that is always one.
 pub const RFLAGS_FIXED: u64 = 1 << 1;
 /// RFLAGS: interrupts enabled.
 pub const RFLAGS_IF: u64 = 1 << 9;
 /// RFLAGS: rings 0 to 3 may use ports.
 pub const RFLAGS_IOPL3: u64 = 3 << 12;
+/// RFLAGS: alignment check; in ring 0, access to users' pages in spite of SMAP.
+pub const RFLAGS_AC: u64 = 1 << 18;
 
 /// Selector of the code segment in the boot GDT: `__BOOT_CS` of Linux boot.rst.
 pub const BOOT_CS: u16 = 0x10;
@@ -162,7 +184,8 @@ impl CpuState {
         }
     }
 
-    fn is_long(&self) -> bool {
+    /// Whether 64-bit code runs.
+    pub fn is_long(&self) -> bool {
         self.efer & EFER_LMA != 0 && self.cs.long
     }
 

@@ -1,9 +1,9 @@
 //! Page tables: the identity map that 64-bit entries start on, and the walk that a diagnosis shows.
 //!
-//! Leaves out 5-level paging, 32-bit paging without PAE, protection keys, and rights (a walk only translates).
-//! Source: Intel SDM vol. 3A §4.5 (4-level paging), §4.4 (PAE paging).
+//! Leaves out protection keys and rights (a walk only translates).
+//! Source: Intel SDM vol. 3A §4.3 (32-bit paging), §4.4 (PAE paging), §4.5 (4-level and 5-level paging).
 
-use super::cpu_state::{CR0_PG, CR4_PAE, CpuState, EFER_LMA};
+use super::cpu_state::{CR0_PG, CR4_LA57, CR4_PAE, CR4_PSE, CpuState, EFER_LMA};
 use super::layout::{GIB, IDENTITY_PD_COUNT, PAGE_SIZE};
 
 /// Entries of a page table.
@@ -14,8 +14,16 @@ pub const PRESENT: u64 = 1;
 pub const WRITABLE: u64 = 1 << 1;
 /// Entry: ring 3 may use it.
 pub const USER: u64 = 1 << 2;
+/// Entry: was used for a translation.
+pub const ACCESSED: u64 = 1 << 5;
+/// Entry that maps a page: the page was written.
+pub const DIRTY: u64 = 1 << 6;
 /// Entry of a PDPT or PD: maps a page itself.
 pub const PAGE: u64 = 1 << 7;
+/// Entry that maps a page: survives writes to CR3, where CR4.PGE is set.
+pub const GLOBAL: u64 = 1 << 8;
+/// Entry: nothing below may be executed, where EFER.NXE is set.
+pub const NO_EXECUTE: u64 = 1 << 63;
 /// Physical address in an entry.
 const ADDRESS: u64 = 0x000f_ffff_ffff_f000;
 
@@ -40,7 +48,7 @@ pub fn identity_map(pml4: u64) -> [[u64; ENTRIES]; IDENTITY_TABLES] {
 /// One step of a walk: the entry of one table.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Step {
-    /// Name of the table: "PML4", "PDPT", "PD", "PT".
+    /// Name of the table: "PML5", "PML4", "PDPT", "PD", "PT".
     pub table: &'static str,
     /// Guest-physical address of the entry.
     pub entry_gpa: u64,
@@ -75,13 +83,13 @@ fn translate(
         return Some(gva & 0xffff_ffff);
     }
     if state.cr4 & CR4_PAE == 0 {
-        return None;
+        return translate_32(state, gva, read, seen);
     }
     let long = state.efer & EFER_LMA != 0;
-    let levels: &[(&'static str, u32)] = if long {
-        &[("PML4", 39), ("PDPT", 30), ("PD", 21), ("PT", 12)]
-    } else {
-        &[("PDPT", 30), ("PD", 21), ("PT", 12)]
+    let levels: &[(&'static str, u32)] = match (long, state.cr4 & CR4_LA57 != 0) {
+        (true, true) => &[("PML5", 48), ("PML4", 39), ("PDPT", 30), ("PD", 21), ("PT", 12)],
+        (true, false) => &[("PML4", 39), ("PDPT", 30), ("PD", 21), ("PT", 12)],
+        (false, _) => &[("PDPT", 30), ("PD", 21), ("PT", 12)],
     };
     let mut table = if long { state.cr3 & ADDRESS } else { state.cr3 & 0xffff_ffe0 };
     for &(name, shift) in levels {
@@ -89,7 +97,7 @@ fn translate(
         let entry = read(entry_gpa);
         seen(Step { table: name, entry_gpa, entry });
         let entry = entry.filter(|entry| entry & PRESENT != 0)?;
-        let is_page = shift == 12 || (entry & PAGE != 0 && shift != 39);
+        let is_page = shift == 12 || (entry & PAGE != 0 && shift < 39);
         if is_page {
             let offset = (1u64 << shift) - 1;
             return Some((entry & ADDRESS & !offset) | (gva & offset));
@@ -97,6 +105,28 @@ fn translate(
         table = entry & ADDRESS;
     }
     None
+}
+
+/// 32-bit paging: two levels of 1024 entries of four bytes, pages of 4 KiB and, with PSE, 4 MiB.
+fn translate_32(
+    state: &CpuState,
+    gva: u64,
+    read: &mut dyn FnMut(u64) -> Option<u64>,
+    seen: &mut dyn FnMut(Step),
+) -> Option<u64> {
+    let mut table = state.cr3 & 0xffff_f000;
+    for (name, shift) in [("PD", 22), ("PT", 12)] {
+        let entry_gpa = table + ((gva >> shift) & 0x3ff) * 4;
+        let entry = read(entry_gpa & !7).map(|pair| pair >> (entry_gpa % 8 * 8) & 0xffff_ffff);
+        seen(Step { table: name, entry_gpa, entry });
+        let entry = entry.filter(|entry| entry & PRESENT != 0)?;
+        if name == "PD" && entry & PAGE != 0 && state.cr4 & CR4_PSE != 0 {
+            // Bits 32 to 39 of the address stand in bits 13 to 20 of the entry.
+            return Some((entry & 0xffc0_0000) | ((entry >> 13 & 0xff) << 32) | (gva & 0x3f_ffff));
+        }
+        table = entry & 0xffff_f000;
+    }
+    Some(table | (gva & 0xfff))
 }
 
 /// Copies guest code or data at the linear address `gva` into `bytes` through the page tables; returns how many bytes
@@ -145,6 +175,30 @@ mod tests {
     #[test]
     fn without_paging_linear_is_physical() {
         assert_eq!(walk(&CpuState::protected_mode(0), 0x1234, &mut read).gpa, Some(0x1234));
+    }
+
+    #[test]
+    fn thirty_two_bit_paging_has_two_levels() {
+        let mut state = CpuState { cr0: CR0_PG, cr3: 0x1000, ..CpuState::protected_mode(0) };
+        // PD: entry 0 leads to the PT at 0x2000, entry 1 maps 4 MiB. PT: entry 3 maps 0x7000.
+        let mut read = |gpa: u64| match gpa {
+            0x1000 => Some(0x0080_0083 << 32 | 0x2001),
+            0x2008 => Some(0x7001 << 32),
+            0x2000..0x3000 => Some(0),
+            _ => None,
+        };
+        assert_eq!(walk(&state, 0x3abc, &mut read).gpa, Some(0x7abc));
+        assert_eq!(walk(&state, 0x2abc, &mut read).gpa, None, "not present");
+        state.cr4 = CR4_PSE;
+        let large = walk(&state, 0x40_1234, &mut read);
+        assert_eq!((large.gpa, large.steps.len()), (Some(0x80_1234), 1));
+    }
+
+    #[test]
+    fn five_levels_begin_one_higher() {
+        let state = CpuState { cr4: CR4_PAE | CR4_LA57, ..CpuState::long_mode(0) };
+        let names: Vec<_> = walk(&state, 0, &mut |_| Some(PRESENT)).steps.iter().map(|step| step.table).collect();
+        assert_eq!(names, ["PML5", "PML4", "PDPT", "PD", "PT"]);
     }
 
     #[test]
