@@ -269,6 +269,10 @@ pub struct EndConfig {
     #[arg(long, value_name = "WHAT", value_enum, default_value = "exit", help_heading = "Ends")]
     pub on_panic: OnPanic,
 
+    /// Keep no record of each vCPU's last 256 exits, which a crash, a panic and a deadline show
+    #[arg(long, help_heading = "Ends")]
+    pub no_recorder: bool,
+
     /// Write how the run ended as JSON: who ended it, kind, status, values, the console's last lines
     #[arg(long, value_name = "FILE", help_heading = "Ends")]
     pub result: Option<PathBuf>,

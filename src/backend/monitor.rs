@@ -7,6 +7,8 @@ pub enum Command {
     Help,
     /// Print every vCPU's registers.
     Regs,
+    /// Print every vCPU's registers, code, page tables and stack, and its last exits.
+    Dump,
     /// Stop the vCPUs at an instruction boundary.
     Pause,
     /// Let them go on.
@@ -30,6 +32,7 @@ pub const PROMPT: &str = "(hostel) ";
 pub const COMMANDS_HELP: &str = "\
 help       this list
 regs       registers of every vCPU
+dump       registers, code, page tables and stack of every vCPU, and its last exits
 pause      stop the vCPUs
 resume     let them go on
 reset      reset the machine
@@ -68,6 +71,7 @@ impl Command {
         let (command, name) = match name {
             "help" | "?" => (Command::Help, "help"),
             "regs" => (Command::Regs, "regs"),
+            "dump" => (Command::Dump, "dump"),
             "pause" => (Command::Pause, "pause"),
             "resume" => (Command::Resume, "resume"),
             "reset" => (Command::Reset, "reset"),
@@ -161,7 +165,7 @@ mod tests {
     fn every_command_that_help_lists_is_one() {
         let listed = COMMANDS_HELP.lines().take_while(|line| line.contains("  ") || line.starts_with("sysrq"));
         let names: Vec<&str> = listed.filter_map(|line| line.split_whitespace().next()).collect();
-        assert_eq!(names, ["help", "regs", "pause", "resume", "reset", "powerdown", "nmi", "sysrq", "quit"]);
+        assert_eq!(names, ["help", "regs", "dump", "pause", "resume", "reset", "powerdown", "nmi", "sysrq", "quit"]);
         for name in names {
             let line = if name == "sysrq" { "sysrq h" } else { name };
             assert!(Command::parse(line).is_ok(), "{line}");

@@ -1,5 +1,5 @@
-//! What happened to a vCPU that stopped, in words: where it stood, at which instruction, with which registers and stack,
-//! and what that kind of stop means.
+//! What happened to a vCPU that stopped, in words: where it stood, why, with which registers, page tables and stack, and which
+//! exits came before.
 //!
 //! The guest's memory is read through its own page tables; nothing of it is trusted, and what cannot be read is said.
 //! Sources: KVM API KVM_RUN; Intel SDM vol. 3A "Interrupt 8: Double Fault Exception", "Interrupt Descriptor Table (IDT)",
@@ -7,11 +7,12 @@
 //! state is undefined, so KVM resets it).
 
 use super::decode::{INSTRUCTION_BYTES_MAX, describe as instruction};
-use super::registers;
+use super::recorder::Recorded;
 use super::symbols::Symbols;
-use crate::arch::cpu_state::CpuState;
-use crate::arch::paging::{read_linear, walk};
-use crate::kvm::exit::Failure;
+use super::{cause, listing, mapping, recording, registers, standstill};
+use crate::arch::cpu_state::{CR0_PE, CpuState};
+use crate::arch::paging::read_linear;
+use crate::kvm::exit::{Exit, Failure};
 use std::fmt::Write;
 
 /// Stack words shown.
@@ -24,6 +25,8 @@ pub enum Occasion {
     TripleFault,
     /// KVM could not go on.
     Failed(Failure),
+    /// The guest's kernel said that it panicked.
+    Panicked,
     /// The deadline passed.
     Deadline,
     /// The user asked.
@@ -38,23 +41,49 @@ pub struct Evidence<'a> {
     pub read: &'a mut dyn FnMut(u64) -> Option<u64>,
 }
 
-/// Several lines about vCPU number `vcpu`, which stopped for `occasion` in `state`; `None` where KVM did not even tell that.
-pub fn describe(occasion: Occasion, vcpu: u32, state: Option<&CpuState>, evidence: &mut Evidence) -> String {
-    let mut text = format!("vCPU {vcpu}: {}", name(occasion));
-    let Some(state) = state else {
-        text.push_str("; KVM does not tell its registers\n");
+/// A vCPU that is told about.
+#[derive(Clone, Copy, Debug)]
+pub struct Stop<'a> {
+    /// Why.
+    pub occasion: Occasion,
+    /// Number of the vCPU.
+    pub vcpu: u32,
+    /// Its registers at one or more looks, the last ones last; none where KVM did not even tell that.
+    pub looks: &'a [CpuState],
+    /// Its last exits, oldest first; none without a flight recorder.
+    pub exits: &'a [Recorded],
+}
+
+/// Several lines about a vCPU.
+pub fn describe(stop: &Stop, evidence: &mut Evidence) -> String {
+    let mut text = format!("vCPU {}: {}", stop.vcpu, name(stop.occasion));
+    let Some(state) = stop.looks.last() else {
+        text.push_str("; its registers are not known\n");
+        text.push_str(&recording::describe(stop.exits, None, evidence));
         return text;
     };
+    if is_after_reset(state) && stop.exits.is_empty() && stop.occasion != Occasion::TripleFault {
+        return format!("vCPU {}: never started\n", stop.vcpu);
+    }
     let rip = state.linear_rip();
     let symbol = evidence.symbols.describe(rip).map_or_else(String::new, |symbol| format!(" ({symbol})"));
     let mut line = |line: &str| writeln!(text, "{line}").expect("writing to a string cannot fail");
     line(&format!(" at rip {rip:#x}{symbol}"));
-    line(&format!("  {}", instruction(state.code_bits(), state.regs.rip, &code(occasion, state, evidence))));
-    for sentence in explanation(occasion, state, evidence) {
+    line(&format!("  {}", instruction(state.code_bits(), state.regs.rip, &code(stop.occasion, state, evidence))));
+    for sentence in explanation(stop, state, evidence) {
         line(&format!("  {sentence}"));
     }
+    if stop.occasion == Occasion::TripleFault && is_after_reset(state) {
+        text.push_str(&registers::describe(state));
+        let assumed = CpuState { cr0: CR0_PE, ..CpuState::long_mode(0) };
+        text.push_str(&recording::describe(stop.exits, Some(&assumed), evidence));
+        return text;
+    }
+    text.push_str(&listing::describe(state, evidence));
     text.push_str(&registers::describe(state));
+    text.push_str(&mapping::describe(state, rip, stack_top(state), evidence.read));
     text.push_str(&stack(state, evidence));
+    text.push_str(&recording::describe(stop.exits, Some(state), evidence));
     text
 }
 
@@ -63,7 +92,8 @@ fn name(occasion: Occasion) -> String {
     match occasion {
         Occasion::TripleFault => "triple fault (KVM_EXIT_SHUTDOWN)".to_owned(),
         Occasion::Deadline => "still running when the deadline passed".to_owned(),
-        Occasion::Asked => "registers".to_owned(),
+        Occasion::Panicked => "the guest's kernel panicked".to_owned(),
+        Occasion::Asked => "now".to_owned(),
         Occasion::Failed(Failure::FailedEntry { reason }) => {
             format!("the processor refused to enter the guest (KVM_EXIT_FAIL_ENTRY, reason {reason:#x})")
         }
@@ -84,18 +114,26 @@ fn name(occasion: Occasion) -> String {
 }
 
 /// What such a stop means and where to look.
-fn explanation(occasion: Occasion, state: &CpuState, evidence: &mut Evidence) -> Vec<String> {
+fn explanation(stop: &Stop, state: &CpuState, evidence: &mut Evidence) -> Vec<String> {
     let said = |text: &str| text.lines().map(str::to_owned).collect::<Vec<_>>();
-    match occasion {
-        Occasion::TripleFault if is_after_reset(state) => said(
-            "These are the registers of a reset: on AMD, KVM has nothing else to show after a triple fault.\n\
-             The place of the fault is lost; what the guest printed last, or stepping, leads to it.",
-        ),
-        Occasion::TripleFault => {
-            let mut lines =
-                said("An exception came, its handler could not be entered, and neither could the one for that (#DF).");
-            lines.push(idt(state, evidence));
+    let mut lines = match stop.occasion {
+        Occasion::TripleFault if is_after_reset(state) => Vec::new(),
+        Occasion::TripleFault => cause::of_triple_fault(state, evidence.read),
+        Occasion::Failed(_) => cause::place(state, evidence.read),
+        Occasion::Deadline => standstill::describe(stop.looks, evidence).into_iter().collect(),
+        Occasion::Panicked | Occasion::Asked => Vec::new(),
+    };
+    lines.extend(match stop.occasion {
+        Occasion::TripleFault if is_after_reset(state) => {
+            let mut lines = said(
+                "These are the registers of a reset: on AMD, KVM has nothing else to show after a triple fault.\n\
+                 The place of the fault is lost; what the guest printed last, or stepping, leads to it.",
+            );
+            lines.extend(last_place(stop.exits, evidence));
             lines
+        }
+        Occasion::TripleFault => {
+            said("An exception came, its handler could not be entered, and neither could the one for that (#DF).")
         }
         Occasion::Failed(Failure::Emulation { .. }) => said(
             "This KVM could not run that instruction: it had to emulate it, and its emulator does not know it.\n\
@@ -110,32 +148,22 @@ fn explanation(occasion: Occasion, state: &CpuState, evidence: &mut Evidence) ->
             _ => "The reason is the processor's own: a VMX instruction error, or a VM-exit code.",
         }),
         Occasion::Failed(_) => said("The kernel log (dmesg) may say more."),
+        Occasion::Panicked => said("The stack and the exits below are those of the guest's own panic."),
         Occasion::Deadline | Occasion::Asked => Vec::new(),
-    }
+    });
+    lines
+}
+
+/// Where the last exit before the end was made.
+fn last_place(exits: &[Recorded], evidence: &Evidence) -> Option<String> {
+    let rip = exits.iter().rev().find(|exit| exit.exit != Exit::Shutdown)?.rip?;
+    let symbol = evidence.symbols.describe(rip).map_or_else(String::new, |symbol| format!(" ({symbol})"));
+    Some(format!("The last exit before it was made at rip {rip:#x}{symbol}: the fault came after that."))
 }
 
 /// State of a processor after reset (Intel SDM vol. 3A "Processor State After Reset").
 fn is_after_reset(state: &CpuState) -> bool {
     state.regs.rip == 0xfff0 && state.cs.selector == 0xf000
-}
-
-/// Whether exceptions can be delivered at all.
-fn idt(state: &CpuState, evidence: &mut Evidence) -> String {
-    const PAGE_FAULT: u64 = 14;
-    let (base, limit) = (state.idt.base, u64::from(state.idt.limit));
-    let gate = match state.code_bits() {
-        64 => 16,
-        _ if state.cr0 & 1 == 0 => 4,
-        _ => 8,
-    };
-    if limit < 13 * gate {
-        return format!("Its IDT (limit {limit:#x}) is too small for them, so any exception ends here.");
-    }
-    let first = base.wrapping_add(PAGE_FAULT * gate);
-    match read_linear(state, first, &mut [0; 8], evidence.read) {
-        8 => format!("Its IDT at {base:#x} is readable; look at the handlers, their stacks, and cr2."),
-        _ => format!("Its IDT at {base:#x} is not mapped, so any exception ends here."),
-    }
 }
 
 /// The bytes at RIP: as KVM saw them, else as the page tables show them.
@@ -155,14 +183,14 @@ fn code(occasion: Occasion, state: &CpuState, evidence: &mut Evidence) -> Vec<u8
 fn stack(state: &CpuState, evidence: &mut Evidence) -> String {
     let bits = state.code_bits();
     let bytes = u64::from(bits / 8);
-    let top = if bits == 64 { state.regs.rsp } else { state.ss.base.wrapping_add(state.regs.rsp) & 0xffff_ffff };
+    let top = stack_top(state);
     let mut text = String::new();
     for index in 0..STACK_WORDS {
         let address = top.wrapping_add(index * bytes);
         let mut word = [0; 8];
         let word_bytes = &mut word[..bytes as usize];
         if read_linear(state, address, word_bytes, evidence.read) < word_bytes.len() {
-            text.push_str(&unmapped(state, address, evidence));
+            writeln!(text, "  [rsp+{:02x}] not readable", index * bytes).expect("strings take all");
             break;
         }
         let value = u64::from_le_bytes(word);
@@ -173,15 +201,9 @@ fn stack(state: &CpuState, evidence: &mut Evidence) -> String {
     text
 }
 
-/// Where the way to `address` ends.
-fn unmapped(state: &CpuState, address: u64, evidence: &mut Evidence) -> String {
-    let walk = walk(state, address, evidence.read);
-    let why = match walk.steps.last() {
-        _ if walk.gpa.is_some() => "no RAM there".to_owned(),
-        Some(step) => format!("no mapping: {} entry at {:#x} is {:x?}", step.table, step.entry_gpa, step.entry),
-        None => "no mapping".to_owned(),
-    };
-    format!("  stack at {address:#x}: {why}\n")
+/// Linear address of the stack's top.
+fn stack_top(state: &CpuState) -> u64 {
+    if state.is_long() { state.regs.rsp } else { state.ss.base.wrapping_add(state.regs.rsp) & 0xffff_ffff }
 }
 
 #[cfg(test)]
@@ -212,7 +234,8 @@ mod tests {
                 _ => None,
             }
         };
-        describe(occasion, 1, Some(state), &mut Evidence { symbols: &symbols, read: &mut read })
+        let stop = Stop { occasion, vcpu: 1, looks: &[*state, *state], exits: &[] };
+        describe(&stop, &mut Evidence { symbols: &symbols, read: &mut read })
     }
 
     fn long_mode() -> CpuState {
@@ -228,13 +251,10 @@ mod tests {
             text.starts_with("vCPU 1: triple fault (KVM_EXIT_SHUTDOWN) at rip 0x100000 (start)\n  ud2   (0f 0b)\n"),
             "{text}"
         );
-        assert!(text.contains("IDT (limit 0x0) is too small"), "{text}");
-        let mut state = long_mode();
-        state.idt.limit = 0xfff;
-        state.idt.base = 0x20_0000;
-        assert!(told(Occasion::TripleFault, &state, &[0x90]).contains("is readable"));
-        state.idt.base = 0x7fff_0000_0000;
-        assert!(told(Occasion::TripleFault, &state, &[0x90]).contains("is not mapped"));
+        assert!(text.contains("  #UD: `ud2` at 0x100000; there is no handler: the IDT's limit 0x0 has no"), "{text}");
+        assert!(text.contains("  > 0x100000  ud2  (start)\n"), "{text}");
+        assert!(text.contains("  rip 0x100000 leads to physical 0x100000\n    PML4 0x"), "{text}");
+        assert!(text.contains("  stack 0x200000 leads to physical 0x200000\n"), "{text}");
     }
 
     #[test]
@@ -243,6 +263,16 @@ mod tests {
         state.cs.base = 0xffff_0000;
         let text = told(Occasion::TripleFault, &state, &[]);
         assert!(text.contains("at rip 0xfffffff0\n  not readable\n") && text.contains("on AMD"), "{text}");
+        let exit = Exit::PioWrite { port: 0x3f8, size: 1, value: 0x0a };
+        let exits = [Recorded { ago_ns: 2000, rip: Some(0x1234), exit, reply: None, register: None }];
+        let (looks, symbols) = ([state], Symbols::default());
+        let stop = Stop { occasion: Occasion::TripleFault, vcpu: 0, looks: &looks, exits: &exits };
+        let text = describe(&stop, &mut Evidence { symbols: &symbols, read: &mut |_| Some(0xee) });
+        assert!(
+            text.contains("  The last exit before it was made at rip 0x1234: the fault came after that.\n"),
+            "{text}"
+        );
+        assert!(text.ends_with("pio-write   port 0x3f8      0xa                0x1234\n"), "{text}");
     }
 
     #[test]
@@ -260,6 +290,10 @@ mod tests {
     fn a_deadline_shows_where_the_guest_is_and_how_it_came_there() {
         let text = told(Occasion::Deadline, &long_mode(), &[0xf4]);
         assert!(text.contains("deadline passed at rip 0x100000 (start)"), "{text}");
+        assert!(
+            text.contains("  In 2 looks it was in an instruction at 0x100000 (start): it spins there.\n"),
+            "{text}"
+        );
         assert!(text.contains("  [rsp+00] 0000000000100123  idle_loop+0x23\n"), "{text}");
         assert!(text.contains("  [rsp+78] 0000000000000000\n"), "{text}");
     }
@@ -272,8 +306,9 @@ mod tests {
         assert!(told(internal, &long_mode(), &[]).contains("an exit while an event was delivered"));
         let symbols = Symbols::default();
         let mut evidence = Evidence { symbols: &symbols, read: &mut |_| None };
-        let text = describe(Occasion::TripleFault, 0, None, &mut evidence);
-        assert_eq!(text, "vCPU 0: triple fault (KVM_EXIT_SHUTDOWN); KVM does not tell its registers\n");
+        let stop = Stop { occasion: Occasion::TripleFault, vcpu: 0, looks: &[], exits: &[] };
+        let text = describe(&stop, &mut evidence);
+        assert_eq!(text, "vCPU 0: triple fault (KVM_EXIT_SHUTDOWN); its registers are not known\n");
     }
 
     #[test]
@@ -284,7 +319,7 @@ mod tests {
                     let mut state = template;
                     (state.regs.rsp, state.cr3, state.idt.base, state.ss.base) = (rsp, cr3, u64::MAX, u64::MAX);
                     state.idt.limit = u16::MAX;
-                    assert!(told(Occasion::TripleFault, &state, &[0x66; 15]).len() < 4000);
+                    assert!(told(Occasion::TripleFault, &state, &[0x66; 15]).len() < 6000);
                 }
             }
         }

@@ -3,6 +3,8 @@
 //!
 //! Times are nanoseconds since the program's begin.
 
+use crate::arch::cpu_state::CpuState;
+use crate::arch::paging::read_linear;
 use crate::kvm::exit::{Exit, Reply};
 
 /// Bytes of code kept on each side of RIP: an instruction has at most 15 (Intel SDM vol. 2A §2.3.11).
@@ -81,6 +83,28 @@ pub struct Code {
     pub before: u8,
     /// Bytes of it from RIP on that could be read.
     pub after: u8,
+}
+
+impl Code {
+    /// The code where the vCPU in `state` stands; `read` gives a 64-bit word of guest-physical memory.
+    pub fn around(state: &CpuState, read: &mut dyn FnMut(u64) -> Option<u64>) -> Code {
+        let rip = state.linear_rip();
+        let mut bytes = [0; 2 * CODE_REACH];
+        let (low, high) = bytes.split_at_mut(CODE_REACH);
+        let after = read_linear(state, rip, high, read);
+        // Where the bytes before cross into a page that is not there, those of RIP's own page are kept.
+        let in_page = (rip & 0xfff).min(CODE_REACH as u64) as usize;
+        let mut before = CODE_REACH;
+        if read_linear(state, rip.wrapping_sub(CODE_REACH as u64), low, read) < CODE_REACH {
+            before = in_page;
+            let start = rip.wrapping_sub(in_page as u64);
+            if read_linear(state, start, &mut low[CODE_REACH - in_page..], read) < in_page {
+                before = 0;
+            }
+        }
+        let (bits, dx) = (state.code_bits() as u8, state.regs.rdx as u16);
+        Code { rip, bits, dx, bytes, before: before as u8, after: after as u8 }
+    }
 }
 
 /// Kinds of exits, as filters, budgets, golden traces and explanations name them.

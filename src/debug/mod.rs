@@ -1,9 +1,11 @@
 //! Telling what a guest does and where it stands: symbols, decoded instructions, registers, diagnoses.
 #![forbid(unsafe_code)]
 
+pub mod cause;
 pub mod counters;
 pub mod crash;
 pub mod decode;
+pub mod delivery;
 pub mod event;
 pub mod filter;
 #[cfg(test)]
@@ -14,10 +16,15 @@ pub mod histogram;
 pub mod json_lines;
 pub mod kvm_calls;
 pub mod lines;
+pub mod listing;
 pub mod locate;
+pub mod mapping;
 pub mod page;
+pub mod recorder;
+pub mod recording;
 pub mod registers;
 pub mod sink;
+pub mod standstill;
 pub mod summary;
 pub mod symbols;
 pub mod timeline;

@@ -2,7 +2,9 @@
 //!
 //! Sources: Intel SDM vol. 1 §3.4.3 (RFLAGS), vol. 3A §2.5 (control registers), §2.2.1 (EFER).
 
-use crate::arch::cpu_state::CpuState;
+use crate::arch::cpu_state::{
+    CR0_PE, CR0_PG, CR0_WP, CR4_LA57, CR4_OSFXSR, CR4_PAE, CR4_SMAP, CR4_SMEP, CpuState, EFER_LMA, EFER_NXE,
+};
 use crate::arch::segment::Segment;
 use std::fmt::Write;
 
@@ -59,6 +61,11 @@ const CR4: Bits = &[
 ];
 const EFER: Bits = &[(0, "SCE"), (8, "LME"), (10, "LMA"), (11, "NXE"), (12, "SVME"), (14, "FFXSR")];
 
+/// The registers of several vCPUs, each below its number.
+pub fn describe_all(states: &[(u32, CpuState)]) -> String {
+    states.iter().map(|(vcpu, state)| format!("vCPU {vcpu}\n{}", describe(state))).collect()
+}
+
 /// All registers, several lines, each indented by two.
 pub fn describe(state: &CpuState) -> String {
     let regs = &state.regs;
@@ -76,6 +83,7 @@ pub fn describe(state: &CpuState) -> String {
     line(&mut text, &format!("rip {:016x}  rflags {}", regs.rip, with_bits(regs.rflags, RFLAGS)));
     line(&mut text, &format!("cr0 {}  cr2 {:x}  cr3 {:x}", with_bits(state.cr0, CR0), state.cr2, state.cr3));
     line(&mut text, &format!("cr4 {}  efer {}", with_bits(state.cr4, CR4), with_bits(state.efer, EFER)));
+    line(&mut text, &mode(state));
     line(&mut text, &format!("cs  {}  {}-bit code", segment(&state.cs), state.code_bits()));
     line(&mut text, &format!("ss  {}  tr {:04x}", segment(&state.ss), state.tr.selector));
     let data = [("ds", state.ds), ("es", state.es), ("fs", state.fs), ("gs", state.gs)];
@@ -84,6 +92,32 @@ pub fn describe(state: &CpuState) -> String {
     let (gdt, idt) = (state.gdt, state.idt);
     line(&mut text, &format!("gdt {:x} limit {:x}  idt {:x} limit {:x}", gdt.base, gdt.limit, idt.base, idt.limit));
     text
+}
+
+/// What the control registers switch on that a fault may depend on: "ring 0, 4-level paging, no NX".
+fn mode(state: &CpuState) -> String {
+    if state.cr0 & CR0_PE == 0 {
+        return "real mode".to_owned();
+    }
+    let either = |word: u64, bit: u64, on: &'static str, off: &'static str| if word & bit != 0 { on } else { off };
+    let ring = format!("ring {}", state.ss.dpl);
+    if state.cr0 & CR0_PG == 0 {
+        return format!("{ring}, paging off");
+    }
+    let levels = match (state.efer & EFER_LMA != 0, state.cr4) {
+        (true, cr4) if cr4 & CR4_LA57 != 0 => "5-level paging",
+        (true, _) => "4-level paging",
+        (false, cr4) if cr4 & CR4_PAE != 0 => "PAE paging",
+        (false, _) => "32-bit paging",
+    };
+    let words = [
+        either(state.cr0, CR0_WP, "ring 0 keeps to read-only pages", "ring 0 writes read-only pages"),
+        either(state.cr4, CR4_OSFXSR, "SSE on", "SSE off"),
+        either(state.efer, EFER_NXE, "NX", "no NX"),
+        either(state.cr4, CR4_SMEP, "SMEP", "no SMEP"),
+        either(state.cr4, CR4_SMAP, "SMAP", "no SMAP"),
+    ];
+    format!("{ring}, {levels}, {}", words.join(", "))
 }
 
 fn segment(segment: &Segment) -> String {
@@ -112,6 +146,10 @@ mod tests {
         assert!(text.contains("cr0 80000033 (PE MP ET NE PG)"), "{text}");
         assert!(text.contains("cr4 20 (PAE)  efer 500 (LME LMA)\n"), "{text}");
         assert!(text.contains("64-bit code"), "{text}");
+        let mode = "  ring 0, 4-level paging, ring 0 writes read-only pages, SSE off, no NX, no SMEP, no SMAP\n";
+        assert!(text.contains(mode), "{text}");
+        assert!(describe(&CpuState::real_mode(0, 0)).contains("  real mode\n"));
+        assert!(describe(&CpuState::protected_mode(0)).contains("  ring 0, paging off\n"));
         assert!(text.lines().all(|line| line.starts_with("  ") && line.len() <= 100), "{text}");
     }
 

@@ -2,9 +2,7 @@
 //!
 //! The vCPU never waits for a reader: an event that finds the channel full is counted as dropped.
 
-use super::event::{CODE_REACH, Code, DeviceRegister, ExitEvent};
-use crate::arch::cpu_state::CpuState;
-use crate::arch::paging::read_linear;
+use super::event::{Code, DeviceRegister, ExitEvent};
 use crate::kvm::exit::{Exit, Reply};
 use crate::kvm::vcpu::Synced;
 use crate::vcpu::cpu::Cpu;
@@ -62,26 +60,6 @@ impl Tracer {
     ) -> Tracer {
         Tracer { clock, name, read, events, dropped, entered_ns: clock.now_ns(), open: None }
     }
-
-    /// The code around RIP.
-    fn code(&mut self, state: &CpuState) -> Code {
-        let rip = state.linear_rip();
-        let mut bytes = [0; 2 * CODE_REACH];
-        let (low, high) = bytes.split_at_mut(CODE_REACH);
-        let after = read_linear(state, rip, high, &mut self.read);
-        // Where the bytes before cross into a page that is not there, those of RIP's own page are kept.
-        let in_page = (rip & 0xfff).min(CODE_REACH as u64) as usize;
-        let mut before = CODE_REACH;
-        if read_linear(state, rip.wrapping_sub(CODE_REACH as u64), low, &mut self.read) < CODE_REACH {
-            before = in_page;
-            let start = rip.wrapping_sub(in_page as u64);
-            if read_linear(state, start, &mut low[CODE_REACH - in_page..], &mut self.read) < in_page {
-                before = 0;
-            }
-        }
-        let (bits, dx) = (state.code_bits() as u8, state.regs.rdx as u16);
-        Code { rip, bits, dx, bytes, before: before as u8, after: after as u8 }
-    }
 }
 
 impl ExitObserver for Tracer {
@@ -100,7 +78,7 @@ impl ExitObserver for Tracer {
             exit,
             reply: None,
             register: (self.name)(&exit),
-            code: cpu.synced_state().map(|state| self.code(&state)),
+            code: cpu.synced_state().map(|state| Code::around(&state, &mut self.read)),
         });
     }
 
@@ -122,6 +100,7 @@ impl ExitObserver for Tracer {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::arch::cpu_state::CpuState;
     use crate::vcpu::scripted::ScriptedCpu;
     use std::sync::mpsc::sync_channel;
 

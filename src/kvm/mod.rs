@@ -9,5 +9,6 @@ pub mod msr_filter;
 pub mod registers;
 pub mod stats;
 pub mod system;
+pub mod tsc;
 pub mod vcpu;
 pub mod vm;

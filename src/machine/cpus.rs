@@ -4,6 +4,7 @@ use super::events::{MachineEvent, Reporter};
 use super::io::MachineIo;
 use super::phases::now_us;
 use crate::arch::cpu_state::CpuState;
+use crate::bus::request::GuestRequest;
 use crate::kvm::vcpu::{Activity, Vcpu};
 use crate::vcpu::cpu::{Cpu, CpuError};
 use crate::vcpu::handler::{ExitHandler, ExitObserver, StopReason};
@@ -36,7 +37,7 @@ pub struct Cpus {
 
 impl Cpus {
     /// Starts a thread for each of `vcpus`, paused; their ends are reported to `reporter`. `handler` gives what answers the exits
-    /// of one, `observer` what watches them.
+    /// of one, `observer` what watches those of the vCPU with a number.
     ///
     /// # Errors
     /// The host gives no thread.
@@ -45,10 +46,13 @@ impl Cpus {
         io: Arc<MachineIo>,
         reporter: Reporter,
         handler: &dyn Fn() -> Box<dyn ExitHandler>,
-        observer: &dyn Fn() -> Option<Box<dyn ExitObserver>>,
+        observer: &dyn Fn(u32) -> Option<Box<dyn ExitObserver>>,
     ) -> io::Result<Cpus> {
         let first_entry_us = Arc::new(AtomicU64::new(0));
-        let spawn = |vcpu| thread(vcpu, handler(), &reporter, &first_entry_us, observer()).spawn();
+        let spawn = |vcpu: Vcpu| {
+            let observer = observer(vcpu.id());
+            thread(vcpu, handler(), &reporter, &first_entry_us, observer).spawn()
+        };
         let handles = vcpus.into_iter().map(spawn).collect::<io::Result<Arc<[_]>>>()?;
         let (look_at, answers) = (Instant::now() + LOOK_AFTER, vec![None; handles.len()]);
         Ok(Cpus { handles, io, reporter, first_entry_us, exits: 0, look_at, answers })
@@ -107,6 +111,20 @@ impl Cpus {
         states
     }
 
+    /// The registers of all at up to `times` looks, one after the other; no further look when a vCPU does not tell in time.
+    pub fn looks(&self, times: usize) -> Vec<(u32, CpuState)> {
+        let mut looks = Vec::new();
+        for _ in 0..times {
+            let states = self.states();
+            let all = states.len() == self.handles.len();
+            looks.extend(states);
+            if !all {
+                break;
+            }
+        }
+        looks
+    }
+
     /// When vCPU 0 entered the guest for the first time, in µs of the monotonic clock; 0 before.
     pub fn first_entry_us(&self) -> u64 {
         self.first_entry_us.load(Ordering::Relaxed)
@@ -160,7 +178,9 @@ fn thread(
         }
     };
     let ended = move |result: Result<StopReason, CpuError>, cpu: &mut dyn Cpu| {
-        let failed = matches!(result, Ok(StopReason::TripleFault | StopReason::Failed(_)));
+        let panicked = GuestRequest::Panicked;
+        let failed = matches!(&result, Ok(StopReason::TripleFault | StopReason::Failed(_)))
+            || matches!(&result, Ok(StopReason::Request(request)) if *request == panicked);
         let state = if failed { cpu.state().ok().map(Box::new) } else { None };
         reporter.report(MachineEvent::Ended { vcpu: cpu.id(), result, state });
     };

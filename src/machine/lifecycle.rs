@@ -6,10 +6,11 @@ use super::console::{self, Console, ConsoleError, ConsoleEvent, ConsoleSide, say
 use super::cpus::Cpus;
 use super::devices::Host;
 use super::events::{MachineEvent, Reporter};
-use super::io::IoHandler;
+use super::io::{IoHandler, MachineIo};
 use super::outcome::{Outcome, Stopped};
 use super::phases::{Phases, now_us};
-use super::tracing::{Tracing, TracingError};
+use super::tracing::TracingError;
+use super::watch::Watch;
 use crate::arch::cpu_state::CpuState;
 use crate::backend::expect::Event;
 use crate::backend::kernel_cache::StoreJob;
@@ -20,6 +21,7 @@ use crate::bus::request::GuestRequest;
 use crate::config::{OnPanic, RunConfig};
 use crate::debug::counters::{Counted, Counters};
 use crate::debug::gdb::stub::{News, Stub, StubError};
+use crate::debug::recorder::Moment;
 use crate::debug::registers;
 use crate::event_loop::{self, Interest, Waker};
 use crate::kvm::kick;
@@ -33,6 +35,8 @@ use std::time::{Duration, Instant};
 
 /// How long a kernel that said it panicked may go on printing what it knows.
 const PANIC_GRACE: Duration = Duration::from_millis(300);
+/// How often the registers are looked at when the deadline passed: enough to tell a loop.
+const LOOKS: usize = 16;
 /// How much the thread that caches a kernel yields to the vCPUs.
 const NICE_OF_STORING: i32 = 10;
 
@@ -48,10 +52,14 @@ pub struct Finished {
     pub last_lines: Vec<String>,
     /// Expectations that were met.
     pub expectations_met: usize,
-    /// Each vCPU's registers at the deadline.
-    pub at_deadline: Vec<(u32, CpuState)>,
+    /// Each vCPU's registers when the deadline or a panic ended the run, at one or more looks.
+    pub looks: Vec<(u32, CpuState)>,
     /// What KVM and Hostel counted; nothing where the run was not traced.
     pub counted: Counted,
+    /// When the end was decided.
+    pub ended: Moment,
+    /// The machine's devices, to name what was accessed.
+    pub io: Arc<MachineIo>,
     /// Bytes of the console that reached nobody.
     pub console_bytes_lost: u64,
 }
@@ -91,8 +99,8 @@ fn host(what: &'static str) -> impl Fn(io::Error) -> RunError {
     move |source| RunError::Host { what, source }
 }
 
-/// Runs the machine until it ends. `store` is done beside it, once it runs; `tracing` watches it; `phases` has the phases
-/// that are over.
+/// Runs the machine until it ends. `store` is done beside it, once it runs; `watch` watches it; `phases` has the phases that
+/// are over.
 ///
 /// # Errors
 /// The machine cannot be built, or the host fails it.
@@ -100,7 +108,7 @@ pub fn run(
     blueprint: &Blueprint,
     store: Option<StoreJob>,
     config: &RunConfig,
-    tracing: Option<&Tracing>,
+    watch: &Watch,
     mut phases: Phases,
 ) -> Result<Finished, RunError> {
     let waker = Waker::new().map_err(host("create the control loop's waker"))?;
@@ -113,15 +121,15 @@ pub fn run(
     let notes = reporter.clone();
     let note = Box::new(move |text| notes.report(MachineEvent::Note(text)));
     let host_ends = Host { serial: Box::new(ring.clone()), debug_console: Box::new(ring) };
-    let watched = tracing.map(Tracing::watched).unwrap_or_default();
+    let watched = watch.tracing.map(|tracing| tracing.watched()).unwrap_or_default();
     let mut machine = blueprint.build(host_ends, note, watched).map_err(|error| match signals.came() {
         Some(signal) => RunError::Signal(signal),
         None => error.into(),
     })?;
     phases.kvm = now_us();
     let vcpus = std::mem::take(&mut machine.vcpus);
-    let counters = tracing.and_then(|tracing| tracing.counters(&machine.vm, &vcpus));
-    let observer = || tracing.and_then(|tracing| tracing.observer(&machine.io, &blueprint.ram));
+    let counters = watch.tracing.and_then(|tracing| tracing.counters(&machine.vm, &vcpus));
+    let observer = |vcpu| watch.observer(vcpu, &machine.io);
     let handler = || {
         let io = Box::new(IoHandler(machine.io.clone()));
         debugger.as_ref().map_or_else(|| io.clone() as Box<dyn ExitHandler>, |stub| stub.gate(io.clone()))
@@ -133,9 +141,10 @@ pub fn run(
         None => cpus.resume(),
     }
     let started = Instant::now();
-    let (panicked, at_deadline) = (None, Vec::new());
+    let (panicked, looks) = (None, Vec::new());
     let mut control = Control {
         config,
+        watch,
         machine,
         cpus,
         debugger,
@@ -145,7 +154,7 @@ pub fn run(
         events,
         started,
         panicked,
-        at_deadline,
+        looks,
         counters,
     };
     if let Some(job) = store {
@@ -172,6 +181,7 @@ fn start_storing(job: StoreJob) {
 /// The control loop's state.
 struct Control<'a> {
     config: &'a RunConfig,
+    watch: &'a Watch<'a>,
     machine: Machine,
     cpus: Cpus,
     debugger: Option<Stub>,
@@ -182,7 +192,7 @@ struct Control<'a> {
     started: Instant,
     /// Set when the guest's kernel has said that it panicked: what it said, and when the run ends for it.
     panicked: Option<(String, Instant)>,
-    at_deadline: Vec<(u32, CpuState)>,
+    looks: Vec<(u32, CpuState)>,
     counters: Option<Counters>,
 }
 
@@ -274,7 +284,9 @@ impl Control<'_> {
                 Ok(self.cpus.answered(vcpu, activity).then_some(Outcome::Halted))
             }
             MachineEvent::Ended { vcpu, result, state } => {
-                Ok(ended(result?, Stopped { vcpu, state: state.map(|state| *state) }))
+                let state = state.map(|state| *state);
+                self.looks.extend(state.map(|state| (vcpu, state)));
+                Ok(ended(result?, Stopped { vcpu, state }))
             }
         }
     }
@@ -282,12 +294,13 @@ impl Control<'_> {
     /// What the passing of time means for the run.
     fn clock(&mut self, now: Instant) -> Option<Outcome> {
         if self.deadline().is_some_and(|deadline| deadline <= now) {
-            self.at_deadline = self.cpus.states();
+            self.looks = self.cpus.looks(LOOKS);
             return Some(Outcome::Deadline);
         }
         if let Some((line, at)) = &self.panicked
             && *at <= now
         {
+            self.looks = self.cpus.states();
             return Some(Outcome::Panicked { line: Some(line.clone()) });
         }
         if self.cpus.look_at() <= now {
@@ -307,17 +320,20 @@ impl Control<'_> {
             Command::PowerDown => lock(&self.machine.acpi).press_power_button(),
             Command::SysRq(key) => self.console.send_break(key, &self.machine.serial),
             Command::Nmi => self.cpus.inject_nmi(),
-            Command::Regs | Command::Help => {}
+            Command::Regs | Command::Dump | Command::Help => {}
         }
-        let states = if command == Command::Regs { self.cpus.states() } else { Vec::new() };
-        let described = states.iter().map(|(vcpu, state)| format!("vCPU {vcpu}\n{}", registers::describe(state)));
-        console::answer(&described.collect::<String>());
+        let text = match command {
+            Command::Regs => registers::describe_all(&self.cpus.states()),
+            Command::Dump => self.watch.dump(&self.cpus.states(), &self.machine.io),
+            _ => String::new(),
+        };
+        console::answer(&text);
         None
     }
 
     /// Stops the vCPUs, writes out what they printed, and says how the run ended in view of all that.
     fn finish(mut self, mut outcome: Outcome, phases: Phases) -> Finished {
-        let ran = self.started.elapsed();
+        let (ran, ended, io) = (self.started.elapsed(), Moment::now(), self.machine.io.clone());
         self.cpus.stop();
         let mut panicked = self.panicked.map(|(line, _)| line);
         for event in self.console.drain(&self.machine.serial) {
@@ -348,8 +364,10 @@ impl Control<'_> {
             phases,
             last_lines: watcher.map(|watcher| watcher.last_lines()).unwrap_or_default(),
             expectations_met: watcher.map_or(0, |watcher| watcher.met()),
-            at_deadline: self.at_deadline,
+            looks: self.looks,
             counted: self.counters.map(|counters| counters.read()).unwrap_or_default(),
+            ended,
+            io,
             console_bytes_lost: self.console.output().lost() + lock(&self.machine.serial).lost(),
         }
     }

@@ -19,3 +19,4 @@ pub mod report_file;
 pub mod run;
 pub mod trace_shown;
 pub mod tracing;
+pub mod watch;

@@ -6,11 +6,11 @@ use super::outcome::{HOST_ERROR, Outcome, USAGE};
 use super::phases::{Phases, now_us};
 use super::report::{Ending, Run};
 use super::tracing::Tracing;
+use super::watch::Watch;
 use super::{junit, report_file};
 use crate::boot::image::Image;
 use crate::config::{ReportChoice, RunConfig, TraceConfig, image_name};
 use crate::debug::counters::Counted;
-use crate::debug::crash::{self, Evidence, Occasion};
 use crate::debug::symbols::Symbols;
 use crate::machine::console::say;
 use std::time::Duration;
@@ -19,10 +19,7 @@ use std::time::Duration;
 /// the exit status. With `trace`, each exit is watched as it says. `process_start` is [`now_us`] of the program's begin.
 pub fn run(config: &RunConfig, trace: Option<&TraceConfig>, process_start: u64) -> (Option<Outcome>, i32) {
     let (mut run, diagnosis, tracing) = match attempt(config, trace, process_start) {
-        Ok(Attempt { blueprint, finished, symbols, tracing }) => {
-            let diagnosis = diagnose(&blueprint, &finished, &symbols);
-            (told(config, &blueprint, finished), diagnosis, tracing)
-        }
+        Ok(Attempt { run, diagnosis, tracing }) => (run, diagnosis, tracing),
         Err(error) => (not_begun(config, &error), String::new(), None),
     };
     if let Some(tracing) = tracing {
@@ -45,11 +42,11 @@ pub fn run(config: &RunConfig, trace: Option<&TraceConfig>, process_start: u64) 
     }
 }
 
-/// A run that was, with what is needed to tell about it.
+/// A run that was.
 struct Attempt {
-    blueprint: Blueprint,
-    finished: Finished,
-    symbols: Symbols,
+    run: Run,
+    /// What is to be said of its vCPUs; empty where nothing is.
+    diagnosis: String,
     tracing: Option<Tracing>,
 }
 
@@ -62,8 +59,11 @@ fn attempt(config: &RunConfig, trace: Option<&TraceConfig>, process_start: u64) 
     let store = blueprint.store.take();
     let phases = Phases { process_start, load: now_us(), ..Phases::default() };
     let tracing = Tracing::start(config, trace, &blueprint, &symbols, process_start)?;
-    let finished = lifecycle::run(&blueprint, store, config, tracing.as_ref(), phases)?;
-    Ok(Attempt { blueprint, finished, symbols, tracing })
+    let watch = Watch::new(config, &blueprint, &symbols, tracing.as_ref());
+    let finished = lifecycle::run(&blueprint, store, config, &watch, phases)?;
+    let diagnosis = watch.diagnose(&finished);
+    let run = told(config, &blueprint, finished);
+    Ok(Attempt { run, diagnosis, tracing })
 }
 
 fn told(config: &RunConfig, blueprint: &Blueprint, finished: Finished) -> Run {
@@ -100,22 +100,6 @@ fn not_begun(config: &RunConfig, error: &RunError) -> Run {
         last_lines: Vec::new(),
         lost_bytes: 0,
         counted: Counted::default(),
-    }
-}
-
-/// What is to be said of vCPUs that failed, or that ran when the deadline passed.
-fn diagnose(blueprint: &Blueprint, finished: &Finished, symbols: &Symbols) -> String {
-    let describe = |occasion, vcpu, state| {
-        let mut evidence = Evidence { symbols, read: &mut |gpa| blueprint.ram.read_u64(gpa) };
-        crash::describe(occasion, vcpu, state, &mut evidence)
-    };
-    match &finished.outcome {
-        Outcome::TripleFault(stopped) => describe(Occasion::TripleFault, stopped.vcpu, stopped.state.as_ref()),
-        Outcome::Failed(failure, stopped) => describe(Occasion::Failed(*failure), stopped.vcpu, stopped.state.as_ref()),
-        _ => {
-            let running = finished.at_deadline.iter();
-            running.map(|(vcpu, state)| describe(Occasion::Deadline, *vcpu, Some(state))).collect()
-        }
     }
 }
 

@@ -15,14 +15,13 @@ use crate::debug::sink::{Milestone, TraceEnd, TraceSink, Verdict};
 use crate::debug::symbols::Symbols;
 use crate::debug::timeline::Timeline;
 use crate::debug::trace_thread::Trace;
-use crate::debug::tracer::TraceClock;
+use crate::debug::tracer::{TraceClock, Tracer};
 use crate::kvm::calls::CallWatcher;
 use crate::kvm::exit::Exit;
 use crate::kvm::msr_filter::MsrFilter;
 use crate::kvm::vcpu::Vcpu;
 use crate::kvm::vm::Vm;
 use crate::memory::ram::GuestRam;
-use crate::vcpu::handler::ExitObserver;
 use std::fs::File;
 use std::io::{self, BufWriter, Write, stderr};
 use std::path::{Path, PathBuf};
@@ -95,11 +94,10 @@ impl Tracing {
     }
 
     /// What watches the exits of one vCPU.
-    pub fn observer(&self, io: &Arc<MachineIo>, ram: &Arc<GuestRam>) -> Option<Box<dyn ExitObserver>> {
+    pub fn observer(&self, io: &Arc<MachineIo>, ram: &Arc<GuestRam>) -> Option<Tracer> {
         let (io, ram) = (io.clone(), ram.clone());
         let name = move |exit: &Exit| register(&io, exit);
-        let tracer = self.exits.as_ref()?.tracer(Box::new(name), Box::new(move |gpa| ram.read_u64(gpa)));
-        Some(Box::new(tracer))
+        Some(self.exits.as_ref()?.tracer(Box::new(name), Box::new(move |gpa| ram.read_u64(gpa))))
     }
 
     /// Ends the trace of a run that is over, and returns what each sink found.
@@ -154,7 +152,7 @@ pub(super) fn create(path: &Path) -> Result<Box<dyn Write + Send>, TracingError>
 }
 
 /// The register that an access reaches.
-fn register(io: &MachineIo, exit: &Exit) -> Option<DeviceRegister> {
+pub fn register(io: &MachineIo, exit: &Exit) -> Option<DeviceRegister> {
     let (device, register) = match *exit {
         Exit::PioRead { port, .. } => io.ports.names(port.into(), false),
         Exit::PioWrite { port, .. } => io.ports.names(port.into(), true),

@@ -37,3 +37,21 @@ pub trait ExitObserver: Send {
     /// `exit` was answered with `reply`, and the guest is about to go on; `None`: the vCPU's run ends with it.
     fn answered(&mut self, exit: Exit, reply: Option<Reply>);
 }
+
+/// Two that watch the same exits, the first one first.
+impl<A: ExitObserver, B: ExitObserver> ExitObserver for (A, B) {
+    fn attached(&mut self, cpu: &mut dyn Cpu) {
+        self.0.attached(cpu);
+        self.1.attached(cpu);
+    }
+
+    fn exited(&mut self, exit: Exit, cpu: &mut dyn Cpu) {
+        self.0.exited(exit, cpu);
+        self.1.exited(exit, cpu);
+    }
+
+    fn answered(&mut self, exit: Exit, reply: Option<Reply>) {
+        self.0.answered(exit, reply);
+        self.1.answered(exit, reply);
+    }
+}
