@@ -26,6 +26,14 @@ pub enum Verb {
     Trace(Box<TraceConfig>),
     /// List the sample guests inside this program
     Guests,
+    /// Tell why an exit or an instruction traps, who decides, and who answers; without a name, list all
+    Explain {
+        /// An exit kind, an instruction or an exception: mmio-write, out, hlt, cpuid, triple fault
+        name: Vec<String>,
+        /// Print all of it as a page (docs/exits.md)
+        #[arg(long, conflicts_with = "name")]
+        markdown: bool,
+    },
     /// Tell what this host offers, measured, and how to repair what is missing
     Doctor {
         /// Print JSON

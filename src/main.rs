@@ -5,8 +5,9 @@ use hostel::backend::{signals, terminal};
 use hostel::boot::samples::SAMPLES;
 use hostel::cli::{self, Cli, Verb};
 use hostel::config::{RunConfig, TraceConfig};
+use hostel::debug::explain::{table, text};
 use hostel::doctor::examine::examine;
-use hostel::machine::outcome::{HOST_ERROR, Outcome};
+use hostel::machine::outcome::{HOST_ERROR, Outcome, USAGE};
 use hostel::machine::phases::now_us;
 use hostel::machine::{build, run};
 use hostel::memory::heap;
@@ -23,6 +24,8 @@ fn main() {
         Verb::Run(config) => run(&config, None, process_start),
         Verb::Trace(config) => run(&config.run, Some(&config), process_start),
         Verb::Guests => print(guests().as_bytes(), 0),
+        Verb::Explain { markdown: true, .. } => print(text::markdown().as_bytes(), 0),
+        Verb::Explain { name, .. } => explain(&name.join(" ")),
         Verb::Doctor { json } => doctor(json),
         Verb::Completions { shell } => print(&cli::completions(shell), 0),
         Verb::Man => cli::manual().context("write the manual").and_then(|page| print(&page, 0)),
@@ -52,6 +55,23 @@ fn run(config: &RunConfig, trace: Option<&TraceConfig>, process_start: u64) -> a
 
 fn dry_run(config: &RunConfig) -> anyhow::Result<i32> {
     print(build::prepare(config)?.to_string().as_bytes(), 0)
+}
+
+fn explain(name: &str) -> anyhow::Result<i32> {
+    if name.is_empty() {
+        return print(text::list().as_bytes(), 0);
+    }
+    match table::find(name) {
+        Ok(entries) => {
+            let texts: Vec<_> = entries.into_iter().map(text::describe).collect();
+            print(texts.join("\n").as_bytes(), 0)
+        }
+        Err(similar) => {
+            let hint = if similar.is_empty() { String::new() } else { format!(", but {}", similar.join(", ")) };
+            eprintln!("hostel: explain {name}: no exit or instruction of that name{hint}; `hostel explain` lists all");
+            Ok(USAGE)
+        }
+    }
 }
 
 fn doctor(json: bool) -> anyhow::Result<i32> {

@@ -29,9 +29,13 @@ pub fn text(instruction: &Instruction) -> String {
     text
 }
 
+/// Bytes in hexadecimal: "0f 22 d8".
+pub fn hex(bytes: &[u8]) -> String {
+    bytes.iter().map(|byte| format!("{byte:02x}")).collect::<Vec<_>>().join(" ")
+}
+
 /// The instruction that begins with `bytes`, with its bytes in hexadecimal: "mov cr3, rax   (0f 22 d8)".
 pub fn describe(bits: u32, rip: u64, bytes: &[u8]) -> String {
-    let hex = |bytes: &[u8]| bytes.iter().map(|byte| format!("{byte:02x}")).collect::<Vec<_>>().join(" ");
     match decode(bits, rip, bytes) {
         Some((text, length)) => format!("{text}   ({})", hex(&bytes[..length])),
         None if bytes.is_empty() => "not readable".to_owned(),

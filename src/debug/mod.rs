@@ -7,6 +7,7 @@ pub mod crash;
 pub mod decode;
 pub mod delivery;
 pub mod event;
+pub mod explain;
 pub mod filter;
 #[cfg(test)]
 mod fixture;

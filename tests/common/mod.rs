@@ -9,3 +9,4 @@ pub mod lab;
 pub mod lab_image;
 pub mod scratch;
 pub mod session;
+pub mod trial;
