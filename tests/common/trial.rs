@@ -12,6 +12,8 @@
 //! R12 to R15 are the machine's: the last vector, the address behind the trial's code, exceptions so far, repetitions left.
 //! Sources: Intel SDM vol. 2 (instructions), vol. 3A §6.14 (64-bit interrupts), §8.7 (64-bit TSS).
 
+#![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
+
 use hostel::arch::cpu_state::{CpuState, TableRegister};
 use hostel::arch::cpuid::CpuidLeaf;
 use hostel::arch::layout::MIB;
