@@ -4,7 +4,9 @@
 
 use super::calls::{KvmFd, Watch};
 use crate::arch::cpuid::CpuidLeaf;
-use kvm_bindings::{CpuId, KVM_CAP_MAX_VCPUS, KVM_CAP_SYNC_REGS, KVM_MAX_CPUID_ENTRIES, kvm_cpuid_entry2};
+use kvm_bindings::{
+    CpuId, KVM_CAP_MAX_VCPUS, KVM_CAP_SET_GUEST_DEBUG2, KVM_CAP_SYNC_REGS, KVM_MAX_CPUID_ENTRIES, kvm_cpuid_entry2,
+};
 use std::io;
 
 /// Where KVM is found.
@@ -106,6 +108,7 @@ impl System {
     pub fn capability(&self, number: u32) -> i32 {
         let name = match number {
             KVM_CAP_MAX_VCPUS => "KVM_CAP_MAX_VCPUS",
+            KVM_CAP_SET_GUEST_DEBUG2 => "KVM_CAP_SET_GUEST_DEBUG2",
             KVM_CAP_SYNC_REGS => "KVM_CAP_SYNC_REGS",
             _ => "capability",
         };
