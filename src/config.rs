@@ -28,6 +28,10 @@ pub struct RunConfig {
     #[command(flatten)]
     pub machine: MachineConfig,
 
+    /// What it has of the host
+    #[command(flatten)]
+    pub devices: DevicesConfig,
+
     /// What is written into it
     #[command(flatten)]
     pub boot: BootConfig,
@@ -117,6 +121,27 @@ pub struct MachineConfig {
     /// Interrupt controllers; by default what the image needs
     #[arg(long, value_name = "KIND", value_enum, help_heading = "Machine")]
     pub irqchip: Option<IrqchipChoice>,
+}
+
+/// What the machine has of the host.
+#[derive(Args, Clone, Debug)]
+pub struct DevicesConfig {
+    /// A virtio entropy device: the host's random bytes
+    #[arg(long, help_heading = "Devices")]
+    pub rng: bool,
+
+    /// How virtio devices are reached
+    #[arg(long, value_name = "KIND", value_enum, default_value = "pci", help_heading = "Devices")]
+    pub transport: TransportChoice,
+}
+
+/// `--transport`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum TransportChoice {
+    /// Behind a PCI bridge, where systems find them by enumeration
+    Pci,
+    /// By registers in memory, which tiny guests can drive
+    Mmio,
 }
 
 /// `--irqchip`.

@@ -70,6 +70,15 @@ impl Waker {
     }
 }
 
+/// Passes writes of the guest on to wakers, without an exit to user space where KVM does it (ioeventfd).
+pub trait Doorbells: Send + Sync {
+    /// From now on a write to guest-physical `address` (of the 32-bit `value`, where one is given) wakes `kick`.
+    fn arm(&self, address: u64, value: Option<u32>, kick: &Waker);
+
+    /// No write is passed on any more.
+    fn disarm(&self);
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

@@ -22,4 +22,6 @@ pub mod event_loop;
 pub mod kvm;
 pub mod machine;
 pub mod memory;
+pub mod pci;
 pub mod vcpu;
+pub mod virtio;

@@ -15,6 +15,7 @@ use clap::CommandFactory;
 use common::kvm;
 use hostel::arch::irqchip::Irqchip;
 use hostel::cli::Cli;
+use hostel::config::{DevicesConfig, TransportChoice};
 use hostel::machine::devices;
 use std::env;
 use std::fs::{self, File};
@@ -236,7 +237,9 @@ fn every_link_leads_to_a_file() {
 
 #[test]
 fn every_device_has_its_row() {
-    for node in devices::nodes(Irqchip::Split) {
+    let with = |transport| DevicesConfig { rng: true, transport };
+    let nodes = [TransportChoice::Pci, TransportChoice::Mmio].map(|kind| devices::nodes(Irqchip::Split, &with(kind)));
+    for node in nodes.concat() {
         let row = README.lines().find(|line| line.starts_with(&format!("| `{}` |", node.name)));
         let row = row.unwrap_or_else(|| panic!("README.md has no row for {}", node.name));
         let cells: Vec<_> = row.split('|').map(str::trim).collect();

@@ -14,6 +14,8 @@
 //!  0x0_000f_fff0  code that resets the machine, where a BIOS begins
 //!  0x0_0010_0000  RAM: ELF images, kernels; the initrd at its upper end
 //!  0x0_c000_0000  the 4 GiB hole: no RAM
+//!  0x0_d000_0000    registers of PCI functions, or of virtio devices over plain memory
+//!  0x0_e000_0000    PCI configuration space
 //!  0x0_fec0_0000    IOAPIC
 //!  0x0_fee0_0000    LAPIC
 //!  0x0_fffb_c000    KVM's identity map page and TSS (VMX without unrestricted guest)
@@ -65,6 +67,20 @@ pub const HOLE_START: u64 = 0xc000_0000;
 /// First address after the hole.
 pub const HOLE_END: u64 = 0x1_0000_0000;
 
+/// Window in which the memory BARs of PCI functions lie.
+pub const PCI_WINDOW: u64 = 0xd000_0000;
+/// Bytes of the window.
+pub const PCI_WINDOW_SIZE: u64 = 0x1000_0000;
+/// PCI configuration space (ECAM) of bus 0.
+pub const PCI_ECAM: u64 = 0xe000_0000;
+/// Registers of the first virtio device where they are reached without PCI.
+pub const VIRTIO_MMIO: u64 = 0xd000_0000;
+/// From one device's registers to the next's.
+pub const VIRTIO_MMIO_STEP: u64 = 0x1000;
+/// IOAPIC input of the first such device; the next has the next.
+pub const VIRTIO_MMIO_IRQ: u32 = 16;
+/// Devices for which there are inputs.
+pub const VIRTIO_MMIO_MAX: usize = 8;
 /// IOAPIC registers.
 pub const IOAPIC: u64 = 0xfec0_0000;
 /// Bytes of the IOAPIC's window.
@@ -92,6 +108,8 @@ pub const PORT_DEBUG_EXIT: u16 = 0xf4;
 pub const PORT_COM1: u16 = 0x3f8;
 /// pvpanic.
 pub const PORT_PVPANIC: u16 = 0x505;
+/// PCI configuration address and data.
+pub const PORT_PCI: u16 = 0xcf8;
 /// ACPI sleep control register, then status and reset register ([`PORT_ACPI_SIZE`] ports).
 pub const PORT_ACPI: u16 = 0x600;
 /// Ports of the ACPI block: sleep control 0, sleep status 1, reset 2, event status 3.

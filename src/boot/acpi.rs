@@ -7,6 +7,7 @@
 //! Sources: ACPI 6.5 §4.1 (hardware-reduced), §5.2 (tables), §5.6.9 (Generic Event Device), §19 (AML); QEMU
 //! docs/specs/pvpanic.rst.
 
+use super::acpi_virtio;
 use crate::arch::irqchip::Irqchip;
 use crate::arch::layout::{ACPI_TABLES, IOAPIC, LAPIC, PORT_ACPI, PORT_ACPI_RESET};
 use crate::bus::device::DeviceNode;
@@ -33,11 +34,11 @@ pub struct AcpiTable {
 }
 
 /// Who made the tables.
-const OEM_ID: [u8; 6] = *b"HOSTEL";
+pub(super) const OEM_ID: [u8; 6] = *b"HOSTEL";
 /// Which tables these are.
-const OEM_TABLE_ID: [u8; 8] = *b"HOSTEL  ";
+pub(super) const OEM_TABLE_ID: [u8; 8] = *b"HOSTEL  ";
 /// Version of these tables.
-const OEM_REVISION: u32 = 1;
+pub(super) const OEM_REVISION: u32 = 1;
 /// Tables begin at multiples of this: the RSDP must (§5.2.5.1).
 const ALIGNMENT: u64 = 16;
 
@@ -76,6 +77,9 @@ pub fn tables(cpus: u32, irqchip: Irqchip, nodes: &[DeviceNode]) -> Vec<AcpiTabl
     if irqchip != Irqchip::None {
         listed.push(place("APIC", madt(cpus, irqchip)));
     }
+    if nodes.iter().any(|node| node.name == "PCI") {
+        listed.push(place("MCFG", acpi_virtio::mcfg()));
+    }
     let mut xsdt = XSDT::new(OEM_ID, OEM_TABLE_ID, OEM_REVISION);
     listed.iter().for_each(|table| xsdt.add_entry(table.address));
     let xsdt = place("XSDT", bytes_of(&xsdt));
@@ -86,7 +90,7 @@ pub fn tables(cpus: u32, irqchip: Irqchip, nodes: &[DeviceNode]) -> Vec<AcpiTabl
     tables
 }
 
-fn bytes_of(table: &dyn Aml) -> Vec<u8> {
+pub(super) fn bytes_of(table: &dyn Aml) -> Vec<u8> {
     let mut bytes = Vec::new();
     table.to_aml_bytes(&mut bytes);
     bytes
@@ -143,12 +147,14 @@ fn dsdt(cpus: u32, nodes: &[DeviceNode]) -> Vec<u8> {
     for cpu in 0..cpus {
         dsdt.append_slice(&processor(cpu));
     }
-    for node in nodes {
+    for (index, node) in nodes.iter().enumerate() {
         dsdt.append_slice(&match node.name {
             "COM1" => device(node, "_SB_.COM1", &EISAName::new("PNP0501")),
             "RTC" => device(&DeviceNode { irq: None, ..node.clone() }, "_SB_.RTC_", &EISAName::new("PNP0B00")),
             "pvpanic" => device(node, "_SB_.PEVT", &"QEMU0001"),
             "ACPI" => node.irq.map_or(Vec::new(), event_devices),
+            "PCI" => acpi_virtio::pci_bridge(),
+            name if name.starts_with("virtio") => acpi_virtio::virtio_mmio(index, node),
             _ => Vec::new(), // found without ACPI, or known to those who use it
         });
     }

@@ -8,17 +8,20 @@ const LINUX_DEFAULTS: &[&str] = &[
     "console=ttyS0",
     // There is one serial port: three others would be probed for.
     "8250.nr_uarts=1",
-    // There is no PCI root: its configuration ports would be probed.
-    "pci=off",
     // kvmclock and the LAPIC keep the time, so the TSC needs no watchdog against a clock that is not there.
     "tsc=reliable",
     // RDRAND seeds the random pool: programs need not wait for interrupts to do it.
     "random.trust_cpu=on",
 ];
 
+/// Where there is no PCI bridge, its configuration ports would be probed.
+const NO_PCI: &str = "pci=off";
+
 /// What a command line is made of.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct Words<'a> {
+    /// The machine has a PCI bridge.
+    pub pci: bool,
     /// The guest is Linux, and gets its default words.
     pub linux_defaults: bool,
     /// What the user appends.
@@ -35,6 +38,7 @@ impl Words<'_> {
         let mut words = Vec::new();
         if self.linux_defaults {
             words.extend(LINUX_DEFAULTS);
+            words.extend((!self.pci).then_some(NO_PCI));
         }
         words.push(self.user.trim());
         if self.linux && !self.arguments.is_empty() {

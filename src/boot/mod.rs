@@ -5,6 +5,7 @@
 #![forbid(unsafe_code)]
 
 pub mod acpi;
+mod acpi_virtio;
 pub mod cmdline;
 pub mod elf;
 pub mod elf_load;

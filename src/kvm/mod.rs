@@ -2,6 +2,7 @@
 
 pub mod calls;
 pub mod debug;
+pub mod doorbells;
 pub mod exit;
 pub mod irq;
 pub mod kick;

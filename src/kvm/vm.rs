@@ -4,6 +4,7 @@
 //! KVM_CREATE_PIT2, KVM_CAP_X86_USER_SPACE_MSR, KVM_X86_SET_MSR_FILTER.
 
 use super::calls::{KvmFd, Target};
+use super::doorbells::KvmDoorbells;
 use super::irq::{KvmLine, KvmMsiSink};
 use super::msr_filter::MsrFilter;
 use super::stats::Stats;
@@ -18,7 +19,7 @@ use kvm_bindings::{
     kvm_pit_config, kvm_userspace_memory_region,
 };
 use kvm_ioctls::VmFd;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex};
 
 /// Inputs of the IOAPIC, in the kernel or ours (Intel 82093AA §2.0).
 pub const IOAPIC_INPUTS: u32 = 24;
@@ -106,6 +107,11 @@ impl Vm {
     /// Where messages to the LAPICs go.
     pub fn msi_sink(&self) -> KvmMsiSink {
         KvmMsiSink { vm: self.fd.clone() }
+    }
+
+    /// Doorbells for one device.
+    pub fn doorbells(&self) -> KvmDoorbells {
+        KvmDoorbells { vm: self.fd.clone(), armed: Mutex::default() }
     }
 
     /// What KVM counts of the machine; `None` where it counts nothing.

@@ -20,7 +20,7 @@ use crate::boot::reset_vector;
 use crate::boot::samples::{self, Sample};
 use crate::bus::bus::Shared;
 use crate::bus::device::DeviceNode;
-use crate::config::{OnPanic, RunConfig};
+use crate::config::{DevicesConfig, OnPanic, RunConfig};
 use crate::devices::acpi_pm::AcpiPm;
 use crate::devices::serial::Serial;
 use crate::kvm::calls::Watch;
@@ -30,6 +30,7 @@ use crate::kvm::vcpu::Vcpu;
 use crate::kvm::vm::Vm;
 use crate::memory::map::MemoryMap;
 use crate::memory::ram::{GuestRam, RamError};
+use std::io;
 use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::AtomicU64;
@@ -71,6 +72,8 @@ pub struct Blueprint {
     pub tables: Vec<AcpiTable>,
     /// The devices.
     pub nodes: Vec<DeviceNode>,
+    /// What the machine has of the host.
+    pub devices: DevicesConfig,
     /// What caches the kernel, when it was unpacked just now.
     pub store: Option<StoreJob>,
 }
@@ -110,6 +113,9 @@ pub enum BuildError {
     /// The host's KVM.
     #[error(transparent)]
     Kvm(#[from] KvmError),
+    /// What the virtio devices need of the host.
+    #[error("set up the virtio devices: {0}")]
+    Virtio(#[from] io::Error),
     /// Several vCPUs without LAPICs.
     #[error("{0} vCPUs without interrupt controllers: nothing could start the others; use --irqchip split")]
     NoStartup(u32),
@@ -141,7 +147,7 @@ pub fn prepare(config: &RunConfig) -> Result<Blueprint, BuildError> {
     }
     let map = config.machine.mem.clone();
     let ram = Arc::new(GuestRam::new(&map)?);
-    let nodes = devices::nodes(irqchip);
+    let nodes = devices::nodes(irqchip, &config.devices);
     let tables = if irqchip == Irqchip::None { Vec::new() } else { acpi::tables(cpus, irqchip, &nodes) };
     for table in &tables {
         ram.write(table.address, &table.bytes)?;
@@ -151,6 +157,7 @@ pub fn prepare(config: &RunConfig) -> Result<Blueprint, BuildError> {
     }
     let words = Words {
         linux: kernel.is_linux(),
+        pci: nodes.iter().any(|node| node.name == "PCI"),
         linux_defaults: kernel.is_linux() && !config.boot.no_default_cmdline,
         user: &config.boot.cmdline,
         arguments: &config.args,
@@ -182,7 +189,23 @@ pub fn prepare(config: &RunConfig) -> Result<Blueprint, BuildError> {
     let ends_on_panic = config.ends.on_panic == OnPanic::Exit;
     let store = cache.and_then(|cache| kernel.into_store_job(&cache));
     let name = image.name().into();
-    Ok(Blueprint { name, how, is_linux, cpus, irqchip, map, ram, loaded, cmdline, ends_on_panic, tables, nodes, store })
+    let devices = config.devices.clone();
+    Ok(Blueprint {
+        name,
+        how,
+        is_linux,
+        cpus,
+        irqchip,
+        map,
+        ram,
+        loaded,
+        cmdline,
+        ends_on_panic,
+        tables,
+        nodes,
+        devices,
+        store,
+    })
 }
 
 impl Blueprint {
@@ -212,7 +235,8 @@ impl Blueprint {
             vcpus.push(vcpu);
         }
         vcpus[0].set_state(&self.loaded.state)?;
-        let Wired { ports, mmio, ioapic, requests, serial, acpi } = devices::wire(&vm, self.irqchip, host);
+        let Wired { ports, mmio, ioapic, requests, serial, acpi } =
+            devices::wire(&vm, self.irqchip, &self.devices, host)?;
         let io = MachineIo {
             ports,
             mmio,

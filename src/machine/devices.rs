@@ -1,5 +1,6 @@
 //! Which devices a machine has, where they stand, and how they are wired. Behaviour is theirs; this file only connects.
 
+use super::virtio;
 use crate::arch::irqchip::Irqchip;
 use crate::arch::layout::{
     IOAPIC, IOAPIC_SIZE, IRQ_ACPI_EVENTS, IRQ_COM1, IRQ_RTC, PORT_ACPI, PORT_ACPI_SIZE, PORT_COM1, PORT_DEBUG_CONSOLE,
@@ -10,6 +11,7 @@ use crate::bus::device::{BusDevice, DeviceNode};
 use crate::bus::irq::{IrqLine, Unconnected};
 use crate::bus::request::GuestRequests;
 use crate::bus::stream::SerialOutput;
+use crate::config::DevicesConfig;
 use crate::devices::acpi_pm::AcpiPm;
 use crate::devices::debug_console::DebugConsole;
 use crate::devices::debug_exit::DebugExit;
@@ -19,6 +21,8 @@ use crate::devices::pvpanic::Pvpanic;
 use crate::devices::rtc::Rtc;
 use crate::devices::serial::Serial;
 use crate::kvm::vm::Vm;
+use crate::virtio::device::VirtioDevice;
+use std::io;
 use std::sync::{Arc, Mutex};
 use std::time::{SystemTime, UNIX_EPOCH};
 
@@ -28,6 +32,8 @@ pub struct Host {
     pub serial: Box<dyn SerialOutput>,
     /// Where the debug console sends.
     pub debug_console: Box<dyn SerialOutput>,
+    /// Virtio devices, with what they hold.
+    pub virtio: Vec<Box<dyn VirtioDevice>>,
 }
 
 /// A machine's devices in their places.
@@ -73,18 +79,22 @@ const fn port_device(name: &'static str, what: &'static str, port: u16, count: u
 }
 
 /// The devices of a machine with these interrupt controllers, as `--dry-run` and the ACPI tables list them.
-pub fn nodes(irqchip: Irqchip) -> Vec<DeviceNode> {
+pub fn nodes(irqchip: Irqchip, config: &DevicesConfig) -> Vec<DeviceNode> {
     let mut nodes = vec![COM1, RTC, KEYBOARD, DEBUG_CONSOLE, DEBUG_EXIT, PVPANIC, ACPI_PM];
     match irqchip {
         Irqchip::None => nodes.iter_mut().for_each(|node| node.irq = None),
         Irqchip::Split => nodes.push(IOAPIC_NODE),
         Irqchip::Full => nodes.push(DeviceNode { what: "82093AA interrupt controller, in the kernel", ..IOAPIC_NODE }),
     }
+    nodes.extend(virtio::nodes(config, irqchip));
     nodes
 }
 
 /// Makes the devices of `vm` and puts them on its buses.
-pub fn wire(vm: &Vm, irqchip: Irqchip, host: Host) -> Wired {
+///
+/// # Errors
+/// The host gives no descriptor or thread for the virtio devices.
+pub fn wire(vm: &Vm, irqchip: Irqchip, config: &DevicesConfig, host: Host) -> io::Result<Wired> {
     let ioapic = (irqchip == Irqchip::Split).then(|| shared(Ioapic::new(Box::new(vm.msi_sink()))));
     let line = |input: u32| -> Box<dyn IrqLine> {
         match (irqchip, &ioapic) {
@@ -108,7 +118,8 @@ pub fn wire(vm: &Vm, irqchip: Irqchip, host: Host) -> Wired {
     if let Some(ioapic) = &ioapic {
         mmio.insert(IOAPIC_NODE.name, IOAPIC, IOAPIC_SIZE, ioapic.clone()).expect("the bus is empty");
     }
-    Wired { ports, mmio, ioapic, requests, serial, acpi }
+    virtio::wire(vm, config, host.virtio, &line, &mut ports, &mut mmio)?;
+    Ok(Wired { ports, mmio, ioapic, requests, serial, acpi })
 }
 
 /// Puts a device where its node says.

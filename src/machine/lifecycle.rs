@@ -10,6 +10,7 @@ use super::io::{IoHandler, MachineIo};
 use super::outcome::{Outcome, Stopped};
 use super::phases::{Phases, now_us};
 use super::tracing::TracingError;
+use super::virtio;
 use super::watch::Watch;
 use crate::arch::cpu_state::CpuState;
 use crate::backend::expect::Event;
@@ -120,7 +121,8 @@ pub fn run(
     let mut debugger = config.gdb.as_ref().map(|at| Stub::listen(at, blueprint.ram.clone())).transpose()?;
     let notes = reporter.clone();
     let note = Box::new(move |text| notes.report(MachineEvent::Note(text)));
-    let host_ends = Host { serial: Box::new(ring.clone()), debug_console: Box::new(ring) };
+    let host_ends =
+        Host { serial: Box::new(ring.clone()), debug_console: Box::new(ring), virtio: virtio::open(&config.devices) };
     let watched = watch.tracing.map(|tracing| tracing.watched()).unwrap_or_default();
     let mut machine = blueprint.build(host_ends, note, watched).map_err(|error| match signals.came() {
         Some(signal) => RunError::Signal(signal),

@@ -19,4 +19,5 @@ pub mod report_file;
 pub mod run;
 pub mod trace_shown;
 pub mod tracing;
+pub mod virtio;
 pub mod watch;

@@ -53,7 +53,7 @@ fn exits(config: &TraceConfig, out: Box<dyn Write + Send>, colour: bool) -> Resu
 /// # Errors
 /// A kind or a device that there is not; the message lists those that there are.
 pub fn filter(config: &TraceConfig) -> Result<Filter, String> {
-    let known: Vec<_> = devices::nodes(Irqchip::Split).iter().map(|node| node.name).collect();
+    let known: Vec<_> = devices::nodes(Irqchip::Split, &config.run.devices).iter().map(|node| node.name).collect();
     let is_known = |name: &str| known.iter().any(|known| known.eq_ignore_ascii_case(name));
     if let Some(name) = config.device.iter().find(|name| !is_known(name)) {
         return Err(format!("no device is called {name:?}: use {}", known.join(", ")));

@@ -116,6 +116,12 @@ impl GuestRam {
         Some(u64::from_le_bytes(word))
     }
 
+    /// Whether `size` bytes at `gpa` are RAM throughout, in one range.
+    pub fn contains(&self, gpa: u64, size: u64) -> bool {
+        let region = self.memory.find_region(GuestAddress(gpa));
+        region.is_some_and(|region| size <= region.len() - (gpa - region.start_addr().0))
+    }
+
     /// Asks the host for huge pages behind all RAM: fewer faults for a guest that touches much. Only advice.
     pub fn advise_huge_pages(&self) {
         for slot in self.slots() {

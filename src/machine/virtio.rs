@@ -1,0 +1,109 @@
+//! The virtio devices of a machine: which ones its configuration asks for, where they stand, and how they are wired.
+
+use crate::arch::irqchip::Irqchip;
+use crate::arch::layout::{
+    PCI_ECAM, PCI_WINDOW, PCI_WINDOW_SIZE, PORT_PCI, VIRTIO_MMIO, VIRTIO_MMIO_IRQ, VIRTIO_MMIO_STEP,
+};
+use crate::bus::bus::{Bus, Shared};
+use crate::bus::device::DeviceNode;
+use crate::bus::irq::IrqLine;
+use crate::config::{DevicesConfig, TransportChoice};
+use crate::event_loop::Waker;
+use crate::kvm::vm::Vm;
+use crate::pci::root::{ECAM_SIZE, PciEcam, PciFunction, PciPorts, PciRoot, PciWindow};
+use crate::virtio::device::VirtioDevice;
+use crate::virtio::function::VirtioFunction;
+use crate::virtio::rng::Rng;
+use crate::virtio::transport::mmio::{MmioTransport, WINDOW};
+use crate::virtio::transport::pci::{BAR_SIZE, VirtioPci};
+use crate::virtio::worker;
+use std::io;
+use std::sync::{Arc, Mutex};
+
+/// The PCI host bridge; what is behind it is found by enumeration.
+const PCI: DeviceNode = DeviceNode {
+    name: "PCI",
+    what: "host bridge, with the virtio devices behind it",
+    ports: Some((PORT_PCI, 8)),
+    mmio: Some((PCI_WINDOW, PCI_WINDOW_SIZE)),
+    irq: None,
+};
+
+/// Opens the devices that `config` asks for, in the order of their places.
+pub fn open(config: &DevicesConfig) -> Vec<Box<dyn VirtioDevice>> {
+    let mut devices: Vec<Box<dyn VirtioDevice>> = Vec::new();
+    if config.rng {
+        devices.push(Box::new(Rng));
+    }
+    devices
+}
+
+/// What `--dry-run` and the ACPI tables list of them.
+pub fn nodes(config: &DevicesConfig, irqchip: Irqchip) -> Vec<DeviceNode> {
+    let names: Vec<_> = config.rng.then_some(("virtio-rng", "virtio entropy device")).into_iter().collect();
+    if names.is_empty() {
+        return Vec::new();
+    }
+    match config.transport {
+        TransportChoice::Pci => vec![PCI],
+        TransportChoice::Mmio => (0u32..)
+            .zip(names)
+            .map(|(index, (name, what))| DeviceNode {
+                name,
+                what,
+                ports: None,
+                mmio: Some((VIRTIO_MMIO + u64::from(index) * VIRTIO_MMIO_STEP, WINDOW)),
+                irq: (irqchip != Irqchip::None).then_some(VIRTIO_MMIO_IRQ + index),
+            })
+            .collect(),
+    }
+}
+
+/// Wires `devices` to `vm` and its buses, and starts the thread that runs them. `line` gives an input of the IOAPIC.
+///
+/// # Errors
+/// The host gives no descriptor or thread.
+pub fn wire(
+    vm: &Vm,
+    config: &DevicesConfig,
+    devices: Vec<Box<dyn VirtioDevice>>,
+    line: &dyn Fn(u32) -> Box<dyn IrqLine>,
+    ports: &mut Bus,
+    mmio: &mut Bus,
+) -> io::Result<()> {
+    if devices.is_empty() {
+        return Ok(());
+    }
+    let changed = Waker::new()?;
+    let function = |device| Ok(shared(VirtioFunction::new(device, vm.ram().clone(), changed.clone())?));
+    let functions: Vec<Shared<VirtioFunction>> = devices.into_iter().map(function).collect::<io::Result<_>>()?;
+    let free = "the place is kept free";
+    match config.transport {
+        TransportChoice::Pci => {
+            let behind = (0u64..).zip(&functions).map(|(index, function)| {
+                let bar = PCI_WINDOW + index * BAR_SIZE;
+                let doorbells = Box::new(vm.doorbells());
+                Box::new(VirtioPci::new(function.clone(), bar, Box::new(vm.msi_sink()), doorbells))
+                    as Box<dyn PciFunction>
+            });
+            let root = shared(PciRoot::new(behind.collect()));
+            ports.insert(PCI.name, PORT_PCI.into(), 8, shared(PciPorts(root.clone()))).expect(free);
+            mmio.insert("PCI ECAM", PCI_ECAM, ECAM_SIZE, shared(PciEcam(root.clone()))).expect(free);
+            let window = PciWindow { root, base: PCI_WINDOW };
+            mmio.insert(PCI.name, PCI_WINDOW, PCI_WINDOW_SIZE, shared(window)).expect(free);
+        }
+        TransportChoice::Mmio => {
+            for (index, function) in (0u32..).zip(&functions) {
+                let base = VIRTIO_MMIO + u64::from(index) * VIRTIO_MMIO_STEP;
+                let line = line(VIRTIO_MMIO_IRQ + index);
+                let transport = MmioTransport::new(function.clone(), base, line, Box::new(vm.doorbells()));
+                mmio.insert("virtio", base, WINDOW, shared(transport)).expect(free);
+            }
+        }
+    }
+    worker::start(functions, changed).map(drop)
+}
+
+fn shared<D>(device: D) -> Shared<D> {
+    Arc::new(Mutex::new(device))
+}

@@ -1,0 +1,115 @@
+//! What a virtio device is to the rest of the machine: its kind, its features, its configuration, and what it does with a queue.
+//!
+//! Source: virtio 1.2 §5 (device types), §2 (basic facilities of a device).
+
+use super::queue::{Chain, LiveQueue, QueueFault};
+use std::os::fd::BorrowedFd;
+
+/// Device types (virtio 1.2 §5).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[expect(missing_docs, reason = "the specification's own names")]
+pub enum DeviceKind {
+    Network = 1,
+    Block = 2,
+    Console = 3,
+    Entropy = 4,
+    Balloon = 5,
+    Socket = 19,
+    FileSystem = 26,
+}
+
+/// A virtio device. It is called with its lock held and never waits.
+pub trait VirtioDevice: Send {
+    /// What it is.
+    fn kind(&self) -> DeviceKind;
+
+    /// Features it offers besides those of the rings and the transport.
+    fn features(&self) -> u64;
+
+    /// Largest size of each of its queues; powers of two.
+    fn queue_sizes(&self) -> &[u16];
+
+    /// Its configuration space as it is now (virtio 1.2 §2.5).
+    fn config(&self) -> &[u8] {
+        &[]
+    }
+
+    /// The driver writes to its configuration space; a device that has nothing to be written there ignores it.
+    fn write_config(&mut self, _offset: u64, _bytes: &[u8]) {}
+
+    /// The driver is ready and has accepted `features`.
+    fn start(&mut self, features: u64);
+
+    /// The driver wants to begin anew: nothing of it is left.
+    fn reset(&mut self);
+
+    /// Takes what is available in queue `index`.
+    ///
+    /// # Errors
+    /// The driver broke a rule of the queue.
+    fn serve(&mut self, index: usize, queues: &mut Queues) -> Result<(), QueueFault>;
+
+    /// The descriptor on the host's side that it waits for, while it does.
+    fn waits_for(&self) -> Option<BorrowedFd<'_>> {
+        None
+    }
+
+    /// What it waited for is there.
+    ///
+    /// # Errors
+    /// The driver broke a rule of a queue.
+    fn host_ready(&mut self, _queues: &mut Queues) -> Result<(), QueueFault> {
+        Ok(())
+    }
+}
+
+/// A device's live queues, and which of them have something to tell the driver.
+#[derive(Default)]
+pub struct Queues {
+    live: Vec<Option<LiveQueue>>,
+    /// Queues whose driver wants to be interrupted, a bit each.
+    interrupts: u64,
+}
+
+impl Queues {
+    /// Queues by index; `None` for one that the driver does not use.
+    pub fn new(live: Vec<Option<LiveQueue>>) -> Queues {
+        Queues { live, interrupts: 0 }
+    }
+
+    /// The queue, if the driver uses it.
+    pub fn queue(&mut self, index: usize) -> Option<&mut LiveQueue> {
+        self.live.get_mut(index)?.as_mut()
+    }
+
+    /// Indices of those that the driver uses.
+    pub fn indices(&self) -> impl Iterator<Item = usize> {
+        self.live.iter().enumerate().filter(|(_, queue)| queue.is_some()).map(|(index, _)| index)
+    }
+
+    /// The next chain of a queue; `None` if there is none, or the driver does not use the queue.
+    ///
+    /// # Errors
+    /// The driver broke a rule of the queue.
+    pub fn pop(&mut self, index: usize) -> Result<Option<Chain>, QueueFault> {
+        self.queue(index).map_or(Ok(None), LiveQueue::pop)
+    }
+
+    /// Gives a chain back.
+    ///
+    /// # Errors
+    /// The used ring cannot be reached.
+    pub fn push(&mut self, index: usize, chain: &Chain) -> Result<(), QueueFault> {
+        if let Some(queue) = self.queue(index)
+            && queue.push(chain)?
+        {
+            self.interrupts |= 1 << index;
+        }
+        Ok(())
+    }
+
+    /// Queues whose driver wants to be interrupted since the last time, a bit each.
+    pub fn take_interrupts(&mut self) -> u64 {
+        std::mem::take(&mut self.interrupts)
+    }
+}

@@ -1,0 +1,11 @@
+//! Virtio 1.2 devices over split rings. A device knows neither its transport nor its thread: `function.rs` holds it, its queues
+//! and the driver's progress; `transport/` gives that registers; `worker.rs` runs it.
+#![forbid(unsafe_code)]
+
+pub mod device;
+pub mod driver;
+pub mod function;
+pub mod queue;
+pub mod rng;
+pub mod transport;
+pub mod worker;

@@ -1,0 +1,410 @@
+//! A live split queue: chains out of the available ring, checked and copied once, and back into the used ring.
+//!
+//! The rings are walked by the crate `virtio-queue`. What this file adds is what a hostile driver must not get past: each buffer
+//! lies in RAM, readable ones come before writable ones, a head is in flight at most once, a chain is whole, and a round
+//! ends after as many chains as the queue has entries. Whatever breaks a rule is a [`QueueFault`], which stops the device.
+//! Source: virtio 1.2 §2.7.
+
+use crate::memory::map::GuestRange;
+use crate::memory::ram::GuestRam;
+use std::sync::Arc;
+use virtio_queue::{Queue, QueueOwnedT, QueueT};
+use vm_memory::GuestMemoryMmap;
+
+/// What a driver set up a queue with. Frozen when the queue goes live.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct QueueSetup {
+    /// Entries; a power of two.
+    pub size: u16,
+    /// Whether the driver wants the queue.
+    pub enabled: bool,
+    /// Guest-physical address of the descriptor table.
+    pub descriptors: u64,
+    /// Guest-physical address of the available ring ("driver area").
+    pub available: u64,
+    /// Guest-physical address of the used ring ("device area").
+    pub used: u64,
+}
+
+/// What a driver did to a queue that no driver may do.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum QueueFault {
+    /// Size, alignment or place of the rings.
+    #[error("the rings are not where rings can be")]
+    Setup,
+    /// More entries became available than the queue has, or the ring cannot be read.
+    #[error("the available ring makes no sense")]
+    Available,
+    /// A chain that loops, ends nowhere, or is longer than 4 GiB.
+    #[error("a descriptor chain is broken")]
+    Chain,
+    /// A buffer that is not RAM throughout, or a readable one behind a writable one.
+    #[error("a buffer is not where a buffer can be")]
+    Buffer,
+    /// A head that is made available again before it was used.
+    #[error("a descriptor chain was made available twice")]
+    InFlight,
+    /// The used ring cannot be written.
+    #[error("the used ring makes no sense")]
+    Used,
+}
+
+/// A queue between DRIVER_OK and reset.
+pub struct LiveQueue {
+    queue: Queue,
+    ram: Arc<GuestRam>,
+    /// Heads that were popped and not yet used, a bit each.
+    in_flight: Vec<u64>,
+    /// Chains that may still be popped in this round.
+    left: u16,
+    /// The round has found nothing left to pop.
+    drained: bool,
+}
+
+/// The buffers of one request, in order.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Chain {
+    head: u16,
+    /// What the device may read; taken from the front.
+    readable: Buffers,
+    /// What the device may write; taken from the front.
+    writable: Buffers,
+    written: u32,
+}
+
+/// Guest buffers of which the front is taken away.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+struct Buffers {
+    ranges: Vec<GuestRange>,
+    /// Index of the first range that is left, and bytes of it that were taken.
+    at: (usize, u64),
+    left: u64,
+}
+
+impl LiveQueue {
+    /// A queue as the driver set it up, with at most `max_size` entries.
+    ///
+    /// # Errors
+    /// [`QueueFault::Setup`].
+    pub fn new(
+        setup: &QueueSetup,
+        max_size: u16,
+        event_idx: bool,
+        ram: Arc<GuestRam>,
+    ) -> Result<LiveQueue, QueueFault> {
+        let parts = |address: u64| (Some(address as u32), Some((address >> 32) as u32));
+        if setup.size == 0 || setup.size > max_size || !setup.size.is_power_of_two() {
+            return Err(QueueFault::Setup);
+        }
+        let mut queue = Queue::new(max_size).map_err(|_| QueueFault::Setup)?;
+        queue.set_size(setup.size);
+        let (low, high) = parts(setup.descriptors);
+        queue.set_desc_table_address(low, high);
+        let (low, high) = parts(setup.available);
+        queue.set_avail_ring_address(low, high);
+        let (low, high) = parts(setup.used);
+        queue.set_used_ring_address(low, high);
+        queue.set_event_idx(event_idx);
+        queue.set_ready(true);
+        // The setters refuse a misaligned address and keep the old one.
+        let taken = (queue.desc_table(), queue.avail_ring(), queue.used_ring());
+        if taken != (setup.descriptors, setup.available, setup.used) || !queue.is_valid(ram.backend()) {
+            return Err(QueueFault::Setup);
+        }
+        let in_flight = vec![0; usize::from(setup.size).div_ceil(64)];
+        Ok(LiveQueue { left: setup.size, drained: false, queue, ram, in_flight })
+    }
+
+    /// Begins a round: from now on as many chains are popped as the queue has entries, however fast the driver adds more.
+    pub fn begin_round(&mut self) {
+        (self.left, self.drained) = (self.queue.size(), false);
+    }
+
+    /// Ends the round and asks the driver to kick for further chains. True: chains are there that the device would have
+    /// taken, so the queue is to be served again, after others.
+    ///
+    /// # Errors
+    /// The rings cannot be reached.
+    pub fn end_round(&mut self) -> Result<bool, QueueFault> {
+        let more = self.queue.enable_notification(self.ram.backend()).map_err(|_| QueueFault::Available)?;
+        // A device that stopped by itself, for want of something to put into the chains, is not served for those.
+        Ok(more && (self.drained || self.left == 0))
+    }
+
+    /// The next chain that the driver made available; `None` if there is none, or none for this round.
+    ///
+    /// # Errors
+    /// The driver broke a rule; nothing more of the queue can be trusted.
+    pub fn pop(&mut self) -> Result<Option<Chain>, QueueFault> {
+        if self.left == 0 {
+            return Ok(None);
+        }
+        let ram: &GuestMemoryMmap = self.ram.backend();
+        let Some(descriptors) = self.queue.iter(ram).map_err(|_| QueueFault::Available)?.next() else {
+            self.drained = true;
+            return Ok(None);
+        };
+        self.left -= 1;
+        let head = descriptors.head_index();
+        let (word, bit) = (usize::from(head) / 64, 1 << (head % 64));
+        match self.in_flight.get_mut(word).filter(|_| head < self.queue.size()) {
+            None => return Err(QueueFault::Chain),
+            Some(bits) if *bits & bit != 0 => return Err(QueueFault::InFlight),
+            Some(bits) => *bits |= bit,
+        }
+        let mut chain = Chain { head, ..Chain::default() };
+        let mut goes_on = true;
+        for descriptor in descriptors {
+            goes_on = descriptor.has_next();
+            let range = GuestRange { start: descriptor.addr().0, size: descriptor.len().into() };
+            let in_order = descriptor.is_write_only() || chain.writable.ranges.is_empty();
+            if !in_order || !self.ram.contains(range.start, range.size) {
+                return Err(QueueFault::Buffer);
+            }
+            let side = if descriptor.is_write_only() { &mut chain.writable } else { &mut chain.readable };
+            side.push(range);
+        }
+        // The iterator ends early where the chain cannot be followed.
+        if goes_on { Err(QueueFault::Chain) } else { Ok(Some(chain)) }
+    }
+
+    /// Gives a chain back with what was written into it. True: the driver wants to be interrupted.
+    ///
+    /// # Errors
+    /// The rings cannot be reached.
+    pub fn push(&mut self, chain: &Chain) -> Result<bool, QueueFault> {
+        let (word, bit) = (usize::from(chain.head) / 64, 1 << (chain.head % 64));
+        self.in_flight[word] &= !bit;
+        let ram: &GuestMemoryMmap = self.ram.backend();
+        self.queue.add_used(ram, chain.head, chain.written).map_err(|_| QueueFault::Used)?;
+        self.queue.needs_notification(ram).map_err(|_| QueueFault::Used)
+    }
+
+    /// The RAM that chains point into.
+    pub fn ram(&self) -> &Arc<GuestRam> {
+        &self.ram
+    }
+}
+
+impl Chain {
+    /// Bytes that can still be read.
+    pub fn readable_bytes(&self) -> u64 {
+        self.readable.left
+    }
+
+    /// Bytes that can still be written.
+    pub fn writable_bytes(&self) -> u64 {
+        self.writable.left
+    }
+
+    /// Copies the next bytes that can be read; fewer than asked for where the chain ends.
+    pub fn read(&mut self, ram: &GuestRam, bytes: &mut [u8]) -> usize {
+        let mut done = 0;
+        for range in self.readable.take(bytes.len() as u64) {
+            let size = range.size as usize;
+            ram.read(range.start, &mut bytes[done..done + size]).expect("checked when the chain was popped");
+            done += size;
+        }
+        done
+    }
+
+    /// Copies `bytes` to where can be written next; fewer where the chain ends.
+    pub fn write(&mut self, ram: &GuestRam, bytes: &[u8]) -> usize {
+        let mut done = 0;
+        for range in self.take_writable(bytes.len() as u64) {
+            let size = range.size as usize;
+            ram.write(range.start, &bytes[done..done + size]).expect("checked when the chain was popped");
+            done += size;
+        }
+        done
+    }
+
+    /// Takes away up to `bytes` that can be read, for somebody who reads them in place.
+    pub fn take_readable(&mut self, bytes: u64) -> Vec<GuestRange> {
+        self.readable.take(bytes)
+    }
+
+    /// Takes away up to `bytes` that can be written, for somebody who writes them in place: they count as written.
+    pub fn take_writable(&mut self, bytes: u64) -> Vec<GuestRange> {
+        let taken = self.writable.take(bytes);
+        self.written += taken.iter().map(|range| range.size as u32).sum::<u32>();
+        taken
+    }
+}
+
+impl Buffers {
+    fn push(&mut self, range: GuestRange) {
+        self.left += range.size;
+        self.ranges.push(range);
+    }
+
+    fn take(&mut self, bytes: u64) -> Vec<GuestRange> {
+        let mut wanted = bytes.min(self.left);
+        self.left -= wanted;
+        let mut taken = Vec::new();
+        while wanted > 0 {
+            let range = self.ranges[self.at.0];
+            let size = wanted.min(range.size - self.at.1);
+            if size > 0 {
+                taken.push(GuestRange { start: range.start + self.at.1, size });
+            }
+            wanted -= size;
+            self.at.1 += size;
+            if self.at.1 == range.size {
+                self.at = (self.at.0 + 1, 0);
+            }
+        }
+        taken
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::driver::{Descriptor, DriverQueue, INDIRECT, NEXT, WRITE};
+    use super::*;
+    use crate::arch::layout::MIB;
+    use crate::memory::map::MemoryMap;
+
+    const RINGS: u64 = 0x1000;
+    const BUFFER: u64 = 0x8000;
+
+    fn queue(size: u16) -> (DriverQueue, LiveQueue, Arc<GuestRam>) {
+        let ram = Arc::new(GuestRam::new(&MemoryMap::new(MIB).unwrap()).unwrap());
+        let driver = DriverQueue::new(ram.clone(), RINGS, size);
+        let live = LiveQueue::new(&driver.setup(), 256, false, ram.clone()).unwrap();
+        (driver, live, ram)
+    }
+
+    /// What popping says of one chain: `descriptors` by index, the first its head.
+    fn fault(descriptors: &[Descriptor]) -> Option<QueueFault> {
+        let (mut driver, mut live, _) = queue(8);
+        (0..).zip(descriptors).for_each(|(index, descriptor)| driver.write_descriptor(index, *descriptor));
+        driver.offer(0);
+        live.begin_round();
+        live.pop().err()
+    }
+
+    fn buffer(address: u64, length: u32, flags: u16, next: u16) -> Descriptor {
+        Descriptor { address, length, flags, next }
+    }
+
+    #[test]
+    fn a_request_is_read_answered_and_given_back() {
+        let (mut driver, mut live, ram) = queue(8);
+        ram.write(BUFFER, b"to the device").unwrap();
+        let head = driver.send(&[(BUFFER, 3), (BUFFER + 3, 10)], &[(BUFFER + 0x100, 4), (BUFFER + 0x200, 100)]);
+        live.begin_round();
+        let mut chain = live.pop().unwrap().unwrap();
+        assert_eq!((chain.readable_bytes(), chain.writable_bytes()), (13, 104));
+        let mut request = [0; 20];
+        assert_eq!((chain.read(&ram, &mut request[..5]), chain.read(&ram, &mut request[5..])), (5, 8));
+        assert_eq!(&request[..13], b"to the device");
+        assert_eq!(chain.write(&ram, b"answer"), 6);
+        assert_eq!((live.push(&chain), driver.used(), driver.used()), (Ok(true), Some((head, 6)), None));
+        let mut answer = [0; 4];
+        ram.read(BUFFER + 0x100, &mut answer).unwrap();
+        assert_eq!((&answer, ram.read_u64(BUFFER + 0x200).unwrap() as u16), (b"answ", u16::from_le_bytes(*b"er")));
+        assert_eq!(live.pop(), Ok(None));
+    }
+
+    #[test]
+    fn sec07_rings_that_no_queue_can_have_are_refused() {
+        let (driver, _, ram) = queue(8);
+        let good = driver.setup();
+        for size in [0, 3, 512, u16::MAX] {
+            assert_eq!(
+                LiveQueue::new(&QueueSetup { size, ..good }, 256, false, ram.clone()).err(),
+                Some(QueueFault::Setup)
+            );
+        }
+        for address in [8, MIB - 8, 0xfee0_0000, !15] {
+            for setup in [
+                QueueSetup { descriptors: address, ..good },
+                QueueSetup { available: address | 1, ..good },
+                QueueSetup { used: address | 2, ..good },
+                QueueSetup { used: MIB - 4, ..good },
+            ] {
+                assert_eq!(LiveQueue::new(&setup, 256, false, ram.clone()).err(), Some(QueueFault::Setup), "{setup:?}");
+            }
+        }
+    }
+
+    #[test]
+    fn sec14_chains_that_loop_or_end_nowhere_are_refused() {
+        let table = Descriptor { address: 0x4000, length: 32, flags: INDIRECT, next: 0 };
+        assert_eq!(fault(&[buffer(BUFFER, 1, NEXT, 0)]), Some(QueueFault::Chain), "itself");
+        assert_eq!(fault(&[buffer(BUFFER, 1, NEXT, 1), buffer(BUFFER, 1, NEXT, 0)]), Some(QueueFault::Chain));
+        assert_eq!(fault(&[buffer(BUFFER, 1, NEXT, 8)]), Some(QueueFault::Chain), "beyond the table");
+        assert_eq!(fault(&[Descriptor { length: 0, ..table }]), Some(QueueFault::Chain), "an empty table");
+        assert_eq!(fault(&[Descriptor { length: 17, ..table }]), Some(QueueFault::Chain), "half an entry");
+        assert_eq!(fault(&[Descriptor { address: u64::MAX - 8, ..table }]), Some(QueueFault::Chain), "no RAM");
+        let (mut driver, mut live, _) = queue(8);
+        driver.write_table_entry(0x4000, 0, table);
+        driver.write_descriptor(0, table);
+        driver.offer(0);
+        live.begin_round();
+        assert_eq!(live.pop(), Err(QueueFault::Chain), "a table in a table");
+    }
+
+    #[test]
+    fn sec15_buffers_outside_ram_and_out_of_order_are_refused() {
+        for (address, length) in
+            [(MIB - 1, 2), (u64::MAX, 1), (u64::MAX - 3, u32::MAX), (0xfec0_0000, 4), (BUFFER, u32::MAX), (MIB, 0)]
+        {
+            for flags in [0, WRITE] {
+                assert_eq!(fault(&[buffer(address, length, flags, 0)]), Some(QueueFault::Buffer), "{address:#x}");
+            }
+        }
+        let reversed = [buffer(BUFFER, 1, WRITE | NEXT, 1), buffer(BUFFER, 1, 0, 0)];
+        assert_eq!(fault(&reversed), Some(QueueFault::Buffer));
+        assert_eq!(fault(&[buffer(BUFFER, 0, 0, 0)]), None, "an empty buffer is one");
+    }
+
+    #[test]
+    fn sec05_an_index_that_jumps_is_refused() {
+        let (mut driver, mut live, _) = queue(8);
+        driver.set_available(9);
+        live.begin_round();
+        assert_eq!(live.pop(), Err(QueueFault::Available));
+    }
+
+    #[test]
+    fn sec06_a_round_ends_however_fast_the_driver_adds() {
+        let (mut driver, mut live, _) = queue(8);
+        live.begin_round();
+        let mut popped = 0;
+        loop {
+            driver.send(&[(BUFFER, 1)], &[]);
+            let Some(chain) = live.pop().unwrap() else { break };
+            popped += 1;
+            live.push(&chain).unwrap();
+        }
+        assert_eq!((popped, live.end_round()), (8, Ok(true)));
+    }
+
+    #[test]
+    fn sec11_a_head_is_in_flight_once() {
+        let (mut driver, mut live, _) = queue(8);
+        let head = driver.send(&[(BUFFER, 1)], &[]);
+        driver.offer(head);
+        live.begin_round();
+        let chain = live.pop().unwrap().unwrap();
+        assert_eq!(live.pop(), Err(QueueFault::InFlight));
+        live.push(&chain).unwrap();
+        driver.offer(head);
+        assert!(live.pop().unwrap().is_some(), "used, it may come again");
+    }
+
+    #[test]
+    fn a_device_that_leaves_chains_is_not_served_for_them() {
+        let (mut driver, mut live, _) = queue(8);
+        driver.send(&[], &[(BUFFER, 1)]);
+        live.begin_round();
+        assert_eq!(live.end_round(), Ok(false), "it wanted none");
+        live.begin_round();
+        live.pop().unwrap();
+        assert_eq!(live.pop(), Ok(None));
+        driver.send(&[], &[(BUFFER, 1)]);
+        assert_eq!(live.end_round(), Ok(true), "it would have taken this one");
+    }
+}
