@@ -93,7 +93,7 @@ impl Client {
                 byte => text.push(byte.into()),
             }
         }
-        (self.byte(), self.byte());
+        let _checksum = [self.byte(), self.byte()];
         text
     }
 
@@ -262,7 +262,7 @@ fn hardware_breakpoints_and_watchpoints_work_or_are_refused() {
     let mut gdb = debuggee.connect();
     let abilities = gdb.monitor("abilities");
     let able = |name: &str| abilities.lines().any(|line| line.starts_with(name) && line.ends_with("yes"));
-    assert!(able("single step") && able("breakpoints"), "{abilities}");
+    assert!(able("single step"), "{abilities}");
     let inserted = gdb.ask(&format!("Z1,{main:x},1"));
     if able("hardware breakpoints") {
         assert_eq!(inserted, "OK");
@@ -299,7 +299,16 @@ fn real_mode_has_breakpoints_too() {
     assert_eq!(gdb.ask("Z0,7c13,1"), "OK");
     assert_eq!(gdb.ask("vCont;c"), "T05thread:01;swbreak:;");
     assert_eq!(gdb.rip(), 0x7c13);
-    assert_eq!(gdb.ask("z0,7c13,1"), "OK");
+    // More than there are debug registers: where INT3 does not stop real mode, it is stepped through.
+    let more = ["7c19", "7c1f", "7c21", "7c24"];
+    for address in more {
+        assert_eq!(gdb.ask(&format!("Z0,{address},1")), "OK");
+    }
+    assert_eq!(gdb.ask("vCont;c"), "T05thread:01;swbreak:;");
+    assert_eq!(gdb.rip(), 0x7c19);
+    for address in more.iter().chain(&["7c13"]) {
+        assert_eq!(gdb.ask(&format!("z0,{address},1")), "OK");
+    }
     assert_eq!(gdb.ask("vCont;c"), "W00");
     drop(gdb);
     let (status, said) = debuggee.end();

@@ -25,6 +25,11 @@ impl Breakpoints {
         self.places.is_empty()
     }
 
+    /// Their linear addresses.
+    pub fn addresses(&self) -> impl Iterator<Item = u64> {
+        self.places.keys().copied()
+    }
+
     /// Whether one stands at `gpa`.
     pub fn contains(&self, gpa: u64) -> bool {
         self.originals.contains_key(&gpa)

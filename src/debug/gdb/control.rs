@@ -4,9 +4,8 @@
 //! it, which it does not in segmented code, whose RIP is no linear address.
 
 use super::gate::{Desk, Pace, Why};
-use super::hardware::DebugRegisters;
-use super::probe::Abilities;
-use crate::arch::cpu_state::{CR0_PE, CpuState};
+use super::hardware::{DebugRegisters, Point};
+use crate::arch::cpu_state::CpuState;
 use crate::arch::fpu::FpuState;
 use crate::kvm::debug::GuestDebug;
 use crate::vcpu::cpu::Cpu;
@@ -40,10 +39,10 @@ pub struct Stop {
 pub struct Control {
     /// The way to the vCPUs.
     pub desk: Arc<Desk>,
-    /// What this KVM can do.
-    pub abilities: Abilities,
     /// Hardware breakpoints and watchpoints, of all vCPUs alike.
     pub registers: DebugRegisters,
+    /// What the debug registers of each vCPU hold: these and, where INT3 does not stop it, breakpoints.
+    in_use: Vec<DebugRegisters>,
     /// What gdb is to be told now.
     pub report: Option<Stop>,
     /// What each vCPU does.
@@ -60,13 +59,13 @@ pub struct Control {
 
 impl Control {
     /// Control of the vCPUs behind `desk`, which do not run yet.
-    pub fn new(desk: Arc<Desk>, abilities: Abilities) -> Control {
+    pub fn new(desk: Arc<Desk>) -> Control {
         let count = desk.handles.get().map_or(0, |handles| handles.len());
         desk.rules().paces = vec![Pace::default(); count];
         Control {
             desk,
-            abilities,
             registers: DebugRegisters::default(),
+            in_use: vec![DebugRegisters::default(); count],
             actions: vec![Action::Rest; count],
             report: None,
             waiting: VecDeque::new(),
@@ -182,8 +181,13 @@ impl Control {
             self.step_over(vcpu);
             return;
         }
-        self.told_at.fill(None);
         let paces: Vec<_> = running.iter().map(|vcpu| (*vcpu, self.pace(*vcpu))).collect();
+        // One that runs meets INT3; one that crawls has to look where it begins.
+        if let Some((vcpu, _)) = paces.iter().find(|(vcpu, pace)| pace.crawls && self.stands_at_breakpoint(*vcpu)) {
+            self.actions.fill(Action::Rest);
+            return self.tell(Stop { vcpu: *vcpu as u32, why: Some(Why::Breakpoint) });
+        }
+        self.told_at.fill(None);
         self.states.fill(None);
         for (vcpu, pace) in paces {
             self.set_pace(vcpu, pace);
@@ -210,25 +214,34 @@ impl Control {
         self.report = Some(stop);
     }
 
+    /// What in the debug registers stopped a vCPU, if gdb still wants it there.
+    pub fn met(&self, vcpu: usize, dr6: u64) -> Option<Point> {
+        let point = self.in_use[vcpu].met(dr6)?;
+        let wanted = self.registers.contains(point)
+            || self.desk.rules().breakpoints.addresses().any(|address| address == point.address);
+        wanted.then_some(point)
+    }
+
     /// Whether a stop that waited is still worth telling.
     fn still_holds(&mut self, stop: &Stop) -> bool {
         match stop.why {
-            Some(Why::Breakpoint) => {
-                let state = self.state(stop.vcpu as usize);
-                state.is_some_and(|state| self.desk.breaks_at(&state, &self.desk.rules()))
-            }
-            Some(Why::Hardware { dr6 }) => self.registers.met(dr6).is_some(),
+            Some(Why::Breakpoint) => self.stands_at_breakpoint(stop.vcpu as usize),
+            Some(Why::Hardware { dr6 }) => self.met(stop.vcpu as usize, dr6).is_some(),
             Some(Why::Died(_)) => true,
             Some(Why::Step) | None => false,
         }
     }
 
+    fn stands_at_breakpoint(&mut self, vcpu: usize) -> bool {
+        self.state(vcpu).is_some_and(|state| self.desk.breaks_at(&state, &self.desk.rules()))
+    }
+
     /// Whether the vCPU stands where gdb was told that a breakpoint is, and it is still there.
     fn rests_on_breakpoint(&mut self, vcpu: usize) -> bool {
-        let Some(state) = self.state(vcpu) else { return false };
-        let here = state.linear_rip();
-        self.told_at[vcpu] == Some(here)
-            && (self.registers.breaks_at(here) || self.desk.breaks_at(&state, &self.desk.rules()))
+        let here = self.state(vcpu).map(|state| state.linear_rip());
+        self.told_at[vcpu].is_some_and(|told| {
+            here == Some(told) && (self.registers.breaks_at(told) || self.stands_at_breakpoint(vcpu))
+        })
     }
 
     fn step_over(&mut self, vcpu: usize) {
@@ -236,7 +249,10 @@ impl Control {
         self.told_at[vcpu] = None;
         self.desk.rules().breakpoints.lift(&self.desk.ram);
         self.states[vcpu] = None;
-        self.set_pace(vcpu, Pace { debug: GuestDebug { int3: false, dr7: 0, ..self.stepping() }, crawls: false });
+        let mut debug = self.stepping();
+        self.in_use[vcpu] = self.registers.watchpoints();
+        self.in_use[vcpu].apply(&mut debug);
+        self.set_pace(vcpu, Pace { debug, crawls: false });
         self.handles()[vcpu].resume();
     }
 
@@ -248,20 +264,24 @@ impl Control {
 
     /// How a vCPU is to run now.
     fn pace(&mut self, vcpu: usize) -> Pace {
-        let broken = !self.desk.rules().breakpoints.is_empty();
-        let real_mode = self.state(vcpu).is_some_and(|state| state.cr0 & CR0_PE == 0);
-        let crawls = self.actions[vcpu] == Action::Go && broken && real_mode && !self.abilities.int3_in_real_mode;
-        let mut debug = match self.actions[vcpu] {
-            Action::Step => self.stepping(),
-            _ => GuestDebug { step: crawls, ..GuestDebug::default() },
-        };
+        let steps = self.actions[vcpu] == Action::Step;
+        let int3_stops = self.state(vcpu).is_none_or(|state| self.desk.abilities.stops_at_int3(&state));
+        let rules = self.desk.rules();
+        let broken = !rules.breakpoints.is_empty();
+        let instead = broken && !steps && !int3_stops;
+        let able = instead && self.desk.abilities.hardware_breakpoints;
+        let both = able.then(|| self.registers.with(rules.breakpoints.addresses())).flatten();
+        drop(rules);
+        let crawls = instead && both.is_none();
+        let mut debug = if steps { self.stepping() } else { GuestDebug { step: crawls, ..GuestDebug::default() } };
         debug.int3 = broken;
-        self.registers.apply(&mut debug);
+        self.in_use[vcpu] = both.unwrap_or(self.registers);
+        self.in_use[vcpu].apply(&mut debug);
         Pace { debug, crawls }
     }
 
     fn stepping(&self) -> GuestDebug {
-        let step_without_interrupts = self.abilities.step_without_interrupts;
+        let step_without_interrupts = self.desk.abilities.step_without_interrupts;
         GuestDebug { step: true, step_without_interrupts, ..GuestDebug::default() }
     }
 

@@ -2,8 +2,10 @@
 //! others pass. An exit that passes costs one comparison and no lock.
 
 use super::breakpoints::{Breakpoints, INT3};
+use super::hardware;
 use super::memory::Space;
-use crate::arch::cpu_state::{CR0_PE, CpuState};
+use super::probe::Abilities;
+use crate::arch::cpu_state::CpuState;
 use crate::event_loop::Waker;
 use crate::kvm::debug::GuestDebug;
 use crate::kvm::exit::{Exit, Failure, Reply};
@@ -17,8 +19,6 @@ use std::sync::{Arc, Mutex, MutexGuard, OnceLock};
 
 /// The vector of #BP (Intel SDM vol. 3A §7.3.1).
 const VECTOR_BP: u8 = 3;
-/// DR6: a single step (Intel SDM vol. 3B §18.2.3).
-const DR6_BS: u64 = 1 << 14;
 
 /// Why a vCPU was stopped.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -58,7 +58,7 @@ pub enum Message {
 pub struct Pace {
     /// What KVM was asked for.
     pub debug: GuestDebug,
-    /// It steps until it meets a breakpoint: where this KVM does not stop at INT3.
+    /// It steps until it meets a breakpoint: where this KVM does not stop at INT3, and the debug registers are too few.
     pub crawls: bool,
 }
 
@@ -79,6 +79,8 @@ pub struct Desk {
     pub handles: OnceLock<Arc<[VcpuHandle]>>,
     /// Guest memory.
     pub ram: Arc<GuestRam>,
+    /// What this KVM can do.
+    pub abilities: Abilities,
     rules: Mutex<Rules>,
     messages: Sender<Message>,
     waker: Waker,
@@ -86,8 +88,8 @@ pub struct Desk {
 
 impl Desk {
     /// A desk whose messages wake `waker`.
-    pub fn new(ram: Arc<GuestRam>, messages: Sender<Message>, waker: Waker) -> Desk {
-        Desk { handles: OnceLock::new(), ram, rules: Mutex::default(), messages, waker }
+    pub fn new(ram: Arc<GuestRam>, abilities: Abilities, messages: Sender<Message>, waker: Waker) -> Desk {
+        Desk { handles: OnceLock::new(), ram, abilities, rules: Mutex::default(), messages, waker }
     }
 
     /// What is shared.
@@ -149,7 +151,7 @@ impl Gate {
                 Err(_) => self.park(Why::Breakpoint, cpu),
             };
         }
-        if dr6 & DR6_BS == 0 {
+        if hardware::is_met(dr6, pace.debug.dr7) {
             return self.park(Why::Hardware { dr6 }, cpu);
         }
         if !pace.crawls {
@@ -161,9 +163,9 @@ impl Gate {
         self.keep_crawling(pace, cpu)
     }
 
-    /// Takes the next step, or runs once real mode is left.
+    /// Takes the next step, or runs where INT3 stops it.
     fn keep_crawling(&self, mut pace: Pace, cpu: &mut dyn Cpu) -> ControlFlow<StopReason> {
-        if cpu.state().is_ok_and(|state| state.cr0 & CR0_PE == 0) {
+        if cpu.state().is_ok_and(|state| !self.desk.abilities.stops_at_int3(&state)) {
             return ControlFlow::Continue(());
         }
         pace.crawls = false;

@@ -45,6 +45,16 @@ impl DebugRegisters {
         taken.map(|register| *register = None).is_some()
     }
 
+    /// These and, in the free registers, a breakpoint at each of `addresses`. `None`: they do not fit.
+    pub fn with(mut self, mut addresses: impl Iterator<Item = u64>) -> Option<DebugRegisters> {
+        addresses.all(|address| self.insert(Point { address, access: Access::Execution })).then_some(self)
+    }
+
+    /// Only the watchpoints, each in its register.
+    pub fn watchpoints(self) -> DebugRegisters {
+        DebugRegisters(self.0.map(|point| point.filter(|point| point.access != Access::Execution)))
+    }
+
     /// Puts them into what is asked of a vCPU.
     pub fn apply(&self, wanted: &mut GuestDebug) {
         for (number, point) in self.0.iter().enumerate() {
@@ -60,9 +70,14 @@ impl DebugRegisters {
         (0..DEBUG_ADDRESSES).find(|number| dr6 >> number & 1 != 0).and_then(|number| self.0[number])
     }
 
+    /// Whether one of them waits for this.
+    pub fn contains(&self, point: Point) -> bool {
+        self.0.contains(&Some(point))
+    }
+
     /// Whether a hardware breakpoint stands at this linear address.
     pub fn breaks_at(&self, address: u64) -> bool {
-        self.0.contains(&Some(Point { address, access: Access::Execution }))
+        self.contains(Point { address, access: Access::Execution })
     }
 }
 
@@ -87,6 +102,11 @@ impl Point {
     }
 }
 
+/// Whether DR6 tells of a debug register that DR7 has enabled: the processor may note others, too.
+pub fn is_met(dr6: u64, dr7: u64) -> bool {
+    (0..DEBUG_ADDRESSES).any(|number| dr6 >> number & 1 != 0 && dr7 >> (2 * number) & 0b11 != 0)
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -104,7 +124,10 @@ mod tests {
         assert_eq!(wanted.dr7, 0b10_1010 | 0b1111_1001_0000 << 16);
         assert_eq!(registers.met(0xffff_0ff4).unwrap().address, 0x3004);
         assert_eq!(registers.met(0xffff_4ff0), None);
+        assert!(is_met(0xffff_0ff4, wanted.dr7) && !is_met(0xffff_4ff8, wanted.dr7) && !is_met(4, 0));
         assert!(registers.breaks_at(0x1001) && !registers.breaks_at(0x2000));
+        let watchpoints = registers.watchpoints();
+        assert!(!watchpoints.breaks_at(0x1001) && watchpoints.met(0xffff_0ff4) == registers.met(0xffff_0ff4));
     }
 
     #[test]
@@ -116,6 +139,8 @@ mod tests {
         }
         assert!((0..4).all(|address| registers.insert(write(address, 1))));
         assert!(!registers.insert(write(4, 1)));
-        assert!(registers.remove(write(2, 1)) && !registers.remove(write(2, 1)) && registers.insert(write(4, 1)));
+        assert!(registers.with([5].into_iter()).is_none());
+        assert!(registers.remove(write(2, 1)) && registers.with([5].into_iter()).is_some_and(|all| all.breaks_at(5)));
+        assert!(!registers.breaks_at(5) && !registers.remove(write(2, 1)) && registers.insert(write(4, 1)));
     }
 }

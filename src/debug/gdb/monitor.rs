@@ -81,12 +81,12 @@ fn dump(address: u64, count: u64, machine: &mut Machine) -> String {
 }
 
 fn abilities(machine: &Machine) -> String {
-    let abilities = machine.control.abilities;
+    let abilities = machine.control.desk.abilities;
     let rows = [
         ("single step", abilities.step),
         ("... with interrupts held back", abilities.step_without_interrupts),
-        ("breakpoints", abilities.int3),
-        ("... in real mode (else by stepping)", abilities.int3_in_real_mode),
+        ("INT3 as a breakpoint", abilities.int3),
+        ("... in real mode", abilities.int3_in_real_mode),
         ("hardware breakpoints", abilities.hardware_breakpoints),
         ("watchpoints", abilities.watchpoints),
     ];

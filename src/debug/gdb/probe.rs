@@ -4,7 +4,7 @@
 //! may end in an internal error or go to the guest, and debug registers may never be looked at.
 //! Sources: KVM API KVM_SET_GUEST_DEBUG; Intel SDM vol. 3B §18.2.4 (DR7), vol. 3A §21.1.4 (real-mode vectors).
 
-use crate::arch::cpu_state::CpuState;
+use crate::arch::cpu_state::{CR0_PE, CpuState};
 use crate::arch::cpuid;
 use crate::arch::irqchip::Irqchip;
 use crate::arch::layout::{BOOT_GDT, BOOT_PML4, FLAT64_ENTRY, MIN_RAM};
@@ -24,7 +24,7 @@ use std::sync::Arc;
 pub struct Abilities {
     /// It stops after each instruction.
     pub step: bool,
-    /// It stops at INT3 in 64-bit ring 0, by whichever exit.
+    /// It stops at INT3 in 64-bit ring 0, by whichever exit: where software emulates SVM, #BP may reach the guest regardless.
     pub int3: bool,
     /// It stops at INT3 in real mode.
     pub int3_in_real_mode: bool,
@@ -75,6 +75,11 @@ pub enum ProbeError {
 }
 
 impl Abilities {
+    /// Whether a vCPU in `state` stops at INT3.
+    pub fn stops_at_int3(&self, state: &CpuState) -> bool {
+        if state.cr0 & CR0_PE == 0 { self.int3_in_real_mode } else { self.int3 }
+    }
+
     /// Tries out the KVM of this host, on a machine of its own.
     ///
     /// # Errors

@@ -73,7 +73,6 @@ pub struct Stub {
 
 struct Parts {
     listener: LocalListener,
-    abilities: Abilities,
     messages: Receiver<Message>,
     waker: Waker,
 }
@@ -89,8 +88,8 @@ impl Stub {
         let waker = Waker::new().map_err(failed)?;
         let abilities = Abilities::probe(&System::open()?)?;
         let (sender, messages) = channel();
-        let desk = Arc::new(Desk::new(ram, sender, waker.clone()));
-        Ok(Stub { desk, parts: Some(Parts { listener, abilities, messages, waker }), over: None })
+        let desk = Arc::new(Desk::new(ram, abilities, sender, waker.clone()));
+        Ok(Stub { desk, parts: Some(Parts { listener, messages, waker }), over: None })
     }
 
     /// What answers a vCPU's exits in place of `machine`.
@@ -104,7 +103,7 @@ impl Stub {
     /// The host gives no thread.
     pub fn serve(&mut self, handles: Arc<[VcpuHandle]>, tell: Tell) -> Result<(), StubError> {
         let (Some(parts), Ok(())) = (self.parts.take(), self.desk.handles.set(handles)) else { return Ok(()) };
-        let control = Control::new(self.desk.clone(), parts.abilities);
+        let control = Control::new(self.desk.clone());
         let say = tell.clone();
         let machine = Machine::new(control, Box::new(move |text| say(News::Said(text))));
         let (sender, over) = sync_channel(1);

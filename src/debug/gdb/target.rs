@@ -86,7 +86,10 @@ impl Machine {
             None => signal(Signal::SIGINT),
             Some(Why::Step) => signal(Signal::SIGTRAP),
             Some(Why::Breakpoint) => MultiThreadStopReason::SwBreak(tid),
-            Some(Why::Hardware { dr6 }) => match self.control.registers.met(dr6) {
+            Some(Why::Hardware { dr6 }) => match self.control.met(vcpu as usize, dr6) {
+                Some(point) if point.access == Access::Execution && !self.control.registers.contains(point) => {
+                    MultiThreadStopReason::SwBreak(tid)
+                }
                 Some(Point { access: Access::Execution, .. }) => MultiThreadStopReason::HwBreak(tid),
                 Some(Point { access: Access::Data(kind, _), address }) => {
                     MultiThreadStopReason::Watch { tid, kind, addr: address }
@@ -223,7 +226,7 @@ impl MultiThreadResume for Machine {
     fn resume(&mut self) -> Result<(), Infallible> {
         self.resumed = true;
         let stepped = self.plans.iter().position(|plan| *plan == Some(Action::Step));
-        if let Some(vcpu) = stepped.filter(|_| !self.control.abilities.step) {
+        if let Some(vcpu) = stepped.filter(|_| !self.control.desk.abilities.step) {
             self.say("this KVM does not step; nothing has run");
             self.control.report = Some(Stop { vcpu: vcpu as u32, why: Some(Why::Step) });
             return Ok(());
@@ -272,8 +275,9 @@ impl points::Breakpoints for Machine {
 
 impl points::SwBreakpoint for Machine {
     fn add_sw_breakpoint(&mut self, address: u64, _kind: usize) -> TargetResult<bool, Self> {
-        if !self.control.abilities.int3 {
-            self.say("this KVM does not stop at INT3; try hbreak");
+        let abilities = self.control.desk.abilities;
+        if !(abilities.int3 || abilities.hardware_breakpoints || abilities.step) {
+            self.say("this KVM stops at no breakpoint of any kind");
             return Ok(false);
         }
         let set = |space: Space<'_>, ram: &GuestRam, breakpoints: &mut Breakpoints| {
@@ -290,7 +294,7 @@ impl points::SwBreakpoint for Machine {
 
 impl points::HwBreakpoint for Machine {
     fn add_hw_breakpoint(&mut self, address: u64, _kind: usize) -> TargetResult<bool, Self> {
-        let able = self.control.abilities.hardware_breakpoints;
+        let able = self.control.desk.abilities.hardware_breakpoints;
         self.insert(Point { address, access: Access::Execution }, able, "use break")
     }
 
@@ -301,7 +305,7 @@ impl points::HwBreakpoint for Machine {
 
 impl points::HwWatchpoint for Machine {
     fn add_hw_watchpoint(&mut self, address: u64, len: u64, kind: WatchKind) -> TargetResult<bool, Self> {
-        let able = self.control.abilities.watchpoints;
+        let able = self.control.desk.abilities.watchpoints;
         let instead = "`set can-use-hw-watchpoints 0` has gdb step and compare";
         self.insert(Point { address, access: Access::Data(kind, len) }, able, instead)
     }
