@@ -84,6 +84,10 @@ pub struct TraceConfig {
     #[arg(long, value_name = "NUMBERS", value_delimiter = ',', value_parser = clap::value_parser!(u32).range(..i64::from(MAX_CPUS)), help_heading = "Trace")]
     pub vcpu: Vec<u32>,
 
+    /// Explain each kind of exit in a line when it is seen first
+    #[arg(long, conflicts_with = "json", help_heading = "Trace")]
+    pub explain: bool,
+
     /// A line for every exit; without it, runs of like exits are one
     #[arg(long, help_heading = "Trace")]
     pub every: bool,

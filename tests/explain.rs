@@ -145,6 +145,18 @@ fn the_verb_lists_explains_and_suggests() {
     assert_eq!(hostel(&["explain", "--markdown", "hlt"], "").status, 2);
 }
 
+#[test]
+fn a_trace_explains_each_kind_once() {
+    if !kvm::available() {
+        return;
+    }
+    let run = hostel(&["trace", "--explain", "hello"], "");
+    assert_eq!(run.status, 0, "{}", run.stderr);
+    let explained = |kind| run.stderr.matches(&format!("\nexplain: {kind}: ")).count();
+    assert_eq!((explained("pio-write"), explained("pio-read"), explained("msr-read")), (1, 1, 0), "{}", run.stderr);
+    assert_eq!(hostel(&["trace", "--explain", "--json", "hello"], "").status, 2);
+}
+
 /// Past the capture of the test's output.
 fn say(line: &str) {
     std::io::stderr().write_all(format!("{line}\n").as_bytes()).unwrap();

@@ -5,6 +5,7 @@
 //! guest's console too. Colours: ECMA-48 §8.3.117.
 
 use super::event::{ExitEvent, ExitKind};
+use super::explain::first_seen::FirstSeen;
 use super::filter::Filter;
 use super::fold::{Fold, Folding, Run, character};
 use super::sink::{TraceEnd, TraceSink, Traced, Verdict};
@@ -39,13 +40,19 @@ pub struct Lines {
     fold: Fold,
     colour: bool,
     has_header: bool,
+    explained: Option<FirstSeen>,
     quiet_since: Option<Instant>,
 }
 
 impl Lines {
     /// Lines to `out` of the exits that pass `filter`; `colour` is for terminals.
     pub fn new(out: Box<dyn Write + Send>, filter: Filter, folding: Folding, colour: bool) -> Lines {
-        Lines { out, filter, fold: Fold::new(folding), colour, has_header: false, quiet_since: None }
+        Lines { out, filter, fold: Fold::new(folding), colour, has_header: false, explained: None, quiet_since: None }
+    }
+
+    /// Before the first line of each kind of exit, one that explains it.
+    pub fn explaining(self) -> Lines {
+        Lines { explained: Some(FirstSeen::default()), ..self }
     }
 
     fn show(&mut self, run: Option<Run>) -> io::Result<()> {
@@ -53,6 +60,10 @@ impl Lines {
         if !self.has_header {
             self.has_header = true;
             self.out.write_all(format!("{HEADER}\n").as_bytes())?;
+        }
+        let kind = ExitKind::of(&run.event.exit);
+        if let Some(line) = self.explained.as_mut().and_then(|explained| explained.line(kind)) {
+            self.out.write_all(line.as_bytes())?;
         }
         self.out.write_all(line(&run, self.colour).as_bytes())
     }
@@ -336,6 +347,20 @@ mod tests {
         assert_eq!(stripped, plain);
         let escape = [(serial(0x1b), None, None), (serial(b'['), None, None)];
         assert!(!lines(Folding::Like, false, &escape).contains('\x1b'));
+    }
+
+    #[test]
+    fn each_kind_is_explained_before_its_first_line() {
+        let page = Page::default();
+        let filter = Filter::default();
+        let mut lines = Lines::new(Box::new(page.clone()), filter, Folding::Nothing, false).explaining();
+        for event in [serial(b'a'), serial(b'b'), event(Exit::Halt)] {
+            lines.exit(&Traced { event: &event, instruction: None, symbol: None }).unwrap();
+        }
+        lines.finish(&TraceEnd::default()).unwrap();
+        let text = String::from_utf8(page.0.lock().unwrap().clone()).unwrap();
+        let explained: Vec<_> = text.lines().map(|line| line.starts_with("explain: ")).collect();
+        assert_eq!(explained, [false, true, false, false, true, false], "{text}");
     }
 
     #[test]

@@ -16,6 +16,7 @@ use self::console::ConsoleLines;
 use self::instructions::Instructions;
 use self::marks::{Mark, Marks};
 use super::event::ExitKind;
+use super::explain::table::one_line;
 use super::sink::{TraceEnd, TraceSink, Traced, Verdict};
 use serde::Serialize;
 use sha2::{Digest, Sha256};
@@ -56,6 +57,7 @@ struct Data<'a> {
     facts: &'a [(&'static str, String)],
     milestones: Vec<(&'static str, u64)>,
     kinds: [&'static str; ExitKind::ALL.len()],
+    explanations: [&'static str; ExitKind::ALL.len()],
     classes: classes::Table<'a>,
     instructions: instructions::Table<'a>,
     marks: marks::Table,
@@ -96,6 +98,7 @@ impl TraceSink for Page {
             facts: &end.facts,
             milestones: end.milestones.iter().map(|(milestone, at_ns)| (milestone.name(), *at_ns)).collect(),
             kinds: ExitKind::ALL.map(ExitKind::name),
+            explanations: ExitKind::ALL.map(one_line),
             classes: self.classes.table(),
             instructions: self.instructions.table(),
             marks: self.marks.table(),
@@ -207,6 +210,7 @@ mod tests {
         assert_eq!(data["console"]["text"].to_string(), r#"["a","b"]"#);
         assert_eq!(data["classes"]["p50_ns"][0], 100);
         assert_eq!(data["kinds"][data["classes"]["kind"][0].as_u64().unwrap() as usize], "pio-write");
+        assert_eq!(data["explanations"][1], "OUT, or one element of OUTS: the guest writes to a port");
         assert_eq!(data["milestones"].to_string(), r#"[["first entry",500]]"#);
     }
 

@@ -44,7 +44,8 @@ fn exits(config: &TraceConfig, out: Box<dyn Write + Send>, colour: bool) -> Resu
     Ok(if config.json {
         Box::new(JsonLines::new(out, filter, folding))
     } else {
-        Box::new(Lines::new(out, filter, folding, colour))
+        let lines = Lines::new(out, filter, folding, colour);
+        Box::new(if config.explain { lines.explaining() } else { lines })
     })
 }
 

@@ -6,6 +6,7 @@ pub mod entry;
 mod exits_access;
 mod exits_event;
 mod faults;
+pub mod first_seen;
 mod memory;
 mod native;
 mod privileged;

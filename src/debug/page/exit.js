@@ -48,7 +48,7 @@ class ChosenExit {
       if (text[instruction]) row("instruction", text[instruction], "code");
       row("at", symbol[instruction] ? `${rip[instruction]} ${symbol[instruction]}` : rip[instruction], "code");
     }
-    this.place.replaceChildren(title, list);
+    this.place.replaceChildren(title, element("p", { className: "note" }, trace.explanationOf(cls)), list);
   }
 
   /** A value, with the character that it may be. */

@@ -22,10 +22,10 @@ function describe(id, pairs) {
   document.getElementById(id).append(...pairs.map(pair));
 }
 
-function chips(view, filter, labels) {
+function chips(view, filter, labels, hint = () => "") {
   const place = document.getElementById(`filter-${filter}`);
   const buttons = view.all[filter].map((value) => {
-    const button = element("button", { type: "button", className: "chip" }, ...labels(value));
+    const button = element("button", { type: "button", className: "chip", title: hint(value) }, ...labels(value));
     button.addEventListener("click", () => view.toggle(filter, value));
     place.append(button);
     return [button, value];
@@ -57,7 +57,7 @@ function start() {
   const small = (text) => element("small", {}, text);
   chips(view, "kind", (kind) => {
     return [swatch(trace.kinds[kind]), trace.kinds[kind], small(counts(trace.classes.kind, kind))];
-  });
+  }, (kind) => trace.explanations[kind]);
   chips(view, "device", (device) => [device || "none", small(counts(trace.classes.device, device))]);
   chips(view, "vcpu", (vcpu) => [String(vcpu)]);
   new Timeline(view);

@@ -62,7 +62,7 @@ class ClassTable {
       return { title, key: (row) => classes[column][row.cls], cell: (row) => duration(classes[column][row.cls]) };
     };
     const columns = [
-      { title: "kind", left: true, key: (row) => row.kind, cell: (row) => element("span", {}, swatch(row.kind), row.kind) },
+      { title: "kind", left: true, key: (row) => row.kind, cell: (row) => this.kind(row) },
       { title: "register", left: true, key: (row) => row.name, cell: (row) => this.link(row) },
       { title: "exits", key: (row) => row.count, cell: (row) => number(row.count) },
       { title: "share", key: (row) => row.count, cell: (row) => percent(row.count / exits) },
@@ -78,6 +78,11 @@ class ClassTable {
     this.table = new SortedTable(document.getElementById("classes"), columns, this.rows, 2);
     for (const head of this.table.heads) head.addEventListener("click", () => this.draw());
     view.addEventListener("change", () => this.draw());
+  }
+
+  kind(row) {
+    const title = this.view.trace.explanationOf(row.cls);
+    return element("span", { title }, swatch(row.kind), row.kind);
   }
 
   link(row) {

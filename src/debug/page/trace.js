@@ -67,6 +67,11 @@ class Trace {
     return this.kinds[this.classes.kind[cls]];
   }
 
+  /** What an exit of this kind is, in a line. */
+  explanationOf(cls) {
+    return this.explanations[this.classes.kind[cls]];
+  }
+
   /** "COM1 THR", or the kind of an exit that is no access. */
   nameOf(cls) {
     return this.classes.name[cls] || this.kindOf(cls);
