@@ -360,7 +360,10 @@ fn decode(run: &kvm_run) -> (Exit, Pending) {
             let mmio = unsafe { data.mmio };
             let (addr, size) = (mmio.phys_addr, mmio.len.min(8) as u8);
             if mmio.is_write != 0 {
-                nothing(Exit::MmioWrite { addr, size, value: u64::from_le_bytes(mmio.data) })
+                // What stands behind the bytes that were written is left from an earlier exit.
+                let mut bytes = mmio.data;
+                bytes[size.into()..].fill(0);
+                nothing(Exit::MmioWrite { addr, size, value: u64::from_le_bytes(bytes) })
             } else {
                 (Exit::MmioRead { addr, size }, Pending::MmioRead)
             }
