@@ -56,6 +56,7 @@ const IMAGES: &[Image] = &[
     image("crash", "crash", "pvh_start", Shape::Elf(ELF_BASE)),
     image("panic", "panic", "pvh_start", Shape::Elf(ELF_BASE)),
     image("smp", "smp", "pvh_start", Shape::Elf(ELF_BASE)),
+    image("traps", "traps", "pvh_start", Shape::Elf(ELF_BASE)),
     image("shell", "shell", "pvh_start", Shape::Elf(ELF_BASE)),
     image("interrupts", "interrupts", "pvh_start", Shape::Elf(ELF_BASE)),
 ];

@@ -139,6 +139,15 @@ const RUNS: &[Run] = &[
         status: 12,
     },
     Run {
+        guest: "traps",
+        arguments: &["traps", "--", "-ipi"],
+        input: "",
+        console: "pio: OUT and IN of 1, 2 and 4 bytes at a port without a device: right\n(.*: right\n){12}\
+            mwait: .*\nvmcall: .*\n(.*: right\n){3}ipi: .*: not here\n",
+        status: 0,
+    },
+    Run { guest: "traps", arguments: &["traps", "--", "cpuid"], input: "", console: "cpuid: .*: right\n", status: 0 },
+    Run {
         guest: "shell",
         arguments: &[],
         input: "helx\x7fp\nmem\npeek 0x100000\npeek 0x8000000000\nout 0x3ff 90\nin 0x3ff\nout 0xe9 33\nfly\nexit\npoweroff\n",

@@ -143,7 +143,7 @@ gdt_pointer:
 
 .section .data.page_tables, "aw"
 .balign 4096
-.globl page_map, page_directory_pointers
+.globl page_map, page_directory_pointers, page_directory
 page_map:                       # PML4: entry 0 covers the first 512 GiB
     .quad page_directory_pointers + 3           # present, writable
     .zero 4096 - 8

@@ -105,6 +105,11 @@ pub fn start_processor(id: u32, page: u8) {
     send(id, STARTUP | u32::from(page));
 }
 
+/// Interrupts the processor `id`, which may be this one, by `vector`: an inter-processor interrupt.
+pub fn interrupt(id: u32, vector: u8) {
+    send(id, u32::from(vector));
+}
+
 /// Sends one command to the processor `id`.
 fn send(id: u32, command: u32) {
     write32(COMMAND_HIGH, id << 24);

@@ -34,7 +34,7 @@ pub fn init() {
 }
 
 /// The handler: notes what happened and returns to the place that `attempt!` named instead of the instruction.
-fn leave(frame: &mut Frame) {
+pub fn leave(frame: &mut Frame) {
     let resume_at = RESUME_AT.swap(0, Ordering::Relaxed);
     if resume_at == 0 {
         print!("vector ", frame.vector, " at ", Hex(frame.rip), "\n");

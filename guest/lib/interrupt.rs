@@ -76,7 +76,13 @@ pub fn init() {
         // SAFETY: `vector` is an index of the table, which nobody else writes.
         unsafe { *table.add(vector) = [low, stub >> 32] };
     }
-    let pointer = TablePointer { limit: (size_of::<[[u64; 2]; VECTORS]>() - 1) as u16, base: table as u64 };
+    load();
+}
+
+/// Loads the table that `init` has filled. For every further processor that is to be interrupted.
+pub fn load() {
+    let table = addr_of!(TABLE) as u64;
+    let pointer = TablePointer { limit: (size_of::<[[u64; 2]; VECTORS]>() - 1) as u16, base: table };
     // SAFETY: the table is complete and lives as long as the guest.
     unsafe { asm!("lidt [{}]", in(reg) &raw const pointer, options(nostack, preserves_flags)) };
 }

@@ -27,6 +27,8 @@ static SPARE_USED: AtomicUsize = AtomicUsize::new(0);
 unsafe extern "C" {
     /// One entry a GiB, in `guest/asm/entry.s`.
     static mut page_directory_pointers: [u64; 512];
+    /// Entries for the first GiB, in the same file.
+    static mut page_directory: [u64; 512];
 }
 
 /// Maps the GiB around `address` one to one, if it is not mapped yet. Says whether it is mapped now: the tables reach
@@ -58,6 +60,13 @@ pub fn map_gib(address: u64) -> bool {
     // An entry that was not present is not cached: no TLB flush (Intel SDM vol. 3A §4.10.2.3).
     *entry = addr_of!(*directory) as u64 | TABLE;
     true
+}
+
+/// The entry that maps the large page at `address`, below 1 GiB.
+pub fn page_directory_entry(address: u64) -> *mut u64 {
+    let index = (address % GIB / LARGE_PAGE) as usize;
+    // SAFETY: `index` is one of 512.
+    unsafe { addr_of_mut!(page_directory).cast::<u64>().add(index) }
 }
 
 /// Reads four bytes at `address`. In assembler, for address 0 is as good as any and devices count accesses.

@@ -21,6 +21,22 @@ pub fn out8(port: u16, value: u8) {
     unsafe { asm!("out dx, al", in("dx") port, in("al") value, options(nostack, preserves_flags)) };
 }
 
+/// Reads two bytes from `port`.
+#[inline(always)]
+pub fn in16(port: u16) -> u16 {
+    let value;
+    // SAFETY: as above.
+    unsafe { asm!("in ax, dx", in("dx") port, out("ax") value, options(nostack, preserves_flags)) };
+    value
+}
+
+/// Writes two bytes to `port`.
+#[inline(always)]
+pub fn out16(port: u16, value: u16) {
+    // SAFETY: as above.
+    unsafe { asm!("out dx, ax", in("dx") port, in("ax") value, options(nostack, preserves_flags)) };
+}
+
 /// Reads four bytes from `port`.
 #[inline(always)]
 pub fn in32(port: u16) -> u32 {

@@ -2,6 +2,8 @@
 //!
 //! Source: PC16550D §8 (registers), §8.4 (FIFO: 16 bytes fit once the transmitter is empty).
 
+use core::sync::atomic::{AtomicBool, Ordering};
+
 use crate::port::{in8, out8};
 
 /// First port of COM1.
@@ -21,9 +23,14 @@ const TRANSMITTER_EMPTY: u8 = 1 << 5;
 /// Bytes the transmitter takes once it is empty.
 const FIFO_BYTES: usize = 16;
 
+/// Whether the FIFOs have been switched on.
+static HAS_FIFO: AtomicBool = AtomicBool::new(false);
+
 /// Sends `bytes`, asking for room once every 16 bytes: each question costs a trip to the host, as each byte does.
 pub fn write(bytes: &[u8]) {
-    out8(FIFO_CONTROL, FIFO_ENABLE);
+    if !HAS_FIFO.swap(true, Ordering::Relaxed) {
+        out8(FIFO_CONTROL, FIFO_ENABLE);
+    }
     for chunk in bytes.chunks(FIFO_BYTES) {
         while in8(LINE_STATUS) & TRANSMITTER_EMPTY == 0 {}
         for &byte in chunk {

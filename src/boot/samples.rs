@@ -118,6 +118,15 @@ pub static SAMPLES: &[Sample] = &[
         source: "guest/bin/panic.rs",
     },
     Sample {
+        name: "traps",
+        shows: "the trap laboratory: each thing that may leave a guest, done and checked; see hostel trace traps",
+        ends: "powers off: 0; a check fails: 3",
+        image: image!("traps"),
+        irqchip: Irqchip::Split,
+        cpus: 2,
+        source: "guest/bin/traps.rs",
+    },
+    Sample {
         name: "shell",
         shows: "the default: a tiny kernel with a prompt (help, cpuid, mem, peek, in, out, time, trap)",
         ends: "powers off on poweroff or end of input: 0",
