@@ -109,6 +109,19 @@ pub struct TraceConfig {
     /// names (IA32_EFER), or all. x2APIC registers are not among them: KVM does not let them be filtered
     #[arg(long, value_name = "LIST|all", help_heading = "Trace")]
     pub msr: Option<MsrFilter>,
+
+    /// Compare the exits with those in FILE, whose lines can be read and edited, and end with 18 where they differ; exits are
+    /// shown beside it only with --output
+    #[arg(long, value_name = "FILE", help_heading = "Trace")]
+    pub golden: Option<PathBuf>,
+
+    /// With --golden: write the exits of this run into FILE instead
+    #[arg(long, requires = "golden", help_heading = "Trace")]
+    pub bless: bool,
+
+    /// End with 18 when there are more exits than this of a kind, to a device or at all: pio=200,COM1=150,total=5000
+    #[arg(long, value_name = "LIMITS", value_delimiter = ',', value_parser = parse_limit, help_heading = "Trace")]
+    pub budget: Vec<(String, u64)>,
 }
 
 /// What the machine is made of.
@@ -374,6 +387,13 @@ fn parse_address16(text: &str) -> Result<u16, String> {
     parsed.map_err(|_| "not an address below 0x10000, such as 0x7c00".into())
 }
 
+/// What is counted, and how many there may be.
+fn parse_limit(text: &str) -> Result<(String, u64), String> {
+    let (what, at_most) = text.split_once('=').ok_or("use WHAT=NUMBER, such as pio=200")?;
+    let at_most = at_most.parse().map_err(|_| format!("{at_most:?} is not a number of exits"))?;
+    Ok((what.to_owned(), at_most))
+}
+
 fn parse_console(text: &str) -> Result<ConsoleChoice, String> {
     let (kind, path) = text.split_once(':').map_or((text, None), |(kind, path)| (kind, Some(path)));
     match (kind, path.filter(|path| !path.is_empty())) {
@@ -433,6 +453,10 @@ mod tests {
         }
         assert_eq!(parse_report("html:x:y"), Ok(ReportChoice::Html("x:y".into())));
         assert!(parse_report("html:").unwrap_err().contains("junit:FILE or html:FILE"));
+        assert_eq!(parse_limit("pio=200"), Ok(("pio".into(), 200)));
+        for bad in ["pio", "pio=", "pio=x", "pio=-1"] {
+            assert!(parse_limit(bad).is_err(), "{bad}");
+        }
         assert_eq!(parse_address16("0x7c00"), Ok(0x7c00));
         assert!(parse_address16("0x10000").is_err());
     }

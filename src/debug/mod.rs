@@ -1,11 +1,13 @@
 //! Telling what a guest does and where it stands: symbols, decoded instructions, registers, diagnoses.
 #![forbid(unsafe_code)]
 
+pub mod budget;
 pub mod cause;
 pub mod counters;
 pub mod crash;
 pub mod decode;
 pub mod delivery;
+pub mod difference;
 pub mod event;
 pub mod explain;
 pub mod filter;
@@ -13,6 +15,8 @@ pub mod filter;
 mod fixture;
 pub mod fold;
 pub mod gdb;
+pub mod golden;
+pub mod golden_file;
 pub mod histogram;
 pub mod json_lines;
 pub mod kvm_calls;
@@ -20,6 +24,7 @@ pub mod lines;
 pub mod listing;
 pub mod locate;
 pub mod mapping;
+pub mod normal_form;
 pub mod page;
 pub mod recorder;
 pub mod recording;

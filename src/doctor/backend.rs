@@ -20,6 +20,18 @@ pub enum Kind {
     Unknown,
 }
 
+impl Kind {
+    /// Its name, as golden traces have it.
+    pub fn name(self) -> &'static str {
+        match self {
+            Kind::Vmx => "vmx",
+            Kind::Svm => "svm",
+            Kind::Pvm => "pvm",
+            Kind::Unknown => "unknown",
+        }
+    }
+}
+
 /// The back end.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 pub struct Backend {

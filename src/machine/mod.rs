@@ -17,6 +17,7 @@ pub mod plan;
 pub mod report;
 pub mod report_file;
 pub mod run;
+pub mod trace_checked;
 pub mod trace_shown;
 pub mod tracing;
 pub mod virtio;

@@ -86,6 +86,7 @@ fn not_begun(config: &RunConfig, error: &RunError) -> Run {
     let (ending, status) = match error {
         RunError::Signal(signal) => (Ending::Outcome(Outcome::Signal(*signal)), Outcome::Signal(*signal).status(None)),
         RunError::Console(console) if console.is_usage() => (Ending::HostError(error.to_string()), USAGE),
+        RunError::Tracing(tracing) if tracing.is_usage() => (Ending::HostError(error.to_string()), USAGE),
         _ => (Ending::HostError(error.to_string()), HOST_ERROR),
     };
     Run {

@@ -13,8 +13,8 @@ use crate::debug::sink::TraceSink;
 use crate::debug::summary::{Form, Summary};
 use std::io::{BufWriter, IsTerminal, Write, stderr};
 
-/// The sinks that show what `config` asks for. A summary, or the calls of KVM, replace what else would stand
-/// on standard error.
+/// The sinks that show what `config` asks for. A summary, the calls of KVM or a check replace what else would stand on
+/// standard error.
 ///
 /// # Errors
 /// A file cannot be created.
@@ -23,7 +23,7 @@ pub fn sinks(config: &TraceConfig) -> Result<Vec<Box<dyn TraceSink>>, TracingErr
     let to_stderr = || Box::new(BufWriter::new(stderr()));
     if let Some(path) = &config.output {
         sinks.push(exits(config, create(path)?, false)?);
-    } else if !config.summary && !config.kvm_calls {
+    } else if !(config.summary || config.kvm_calls || config.golden.is_some() || !config.budget.is_empty()) {
         sinks.push(exits(config, to_stderr(), is_coloured())?);
     }
     if config.summary {

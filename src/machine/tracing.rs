@@ -5,10 +5,11 @@ use super::facts;
 use super::io::MachineIo;
 use super::phases::{Phases, now_us};
 use super::report::Run;
-use super::trace_shown;
+use super::{trace_checked, trace_shown};
 use crate::config::{ReportChoice, RunConfig, TraceConfig};
 use crate::debug::counters::Counters;
 use crate::debug::event::DeviceRegister;
+use crate::debug::golden::GoldenError;
 use crate::debug::kvm_calls::KvmCalls;
 use crate::debug::page::Page;
 use crate::debug::sink::{Milestone, TraceEnd, TraceSink, Verdict};
@@ -52,9 +53,22 @@ pub enum TracingError {
     /// What is to be shown.
     #[error("{0}")]
     Filter(String),
+    /// What it is compared with.
+    #[error(transparent)]
+    Golden(#[from] GoldenError),
+    /// What is counted.
+    #[error("{0}")]
+    Budget(String),
     /// Its thread.
     #[error("start the trace's thread: {0}")]
     Thread(io::Error),
+}
+
+impl TracingError {
+    /// Whether the options are wrong, and not the host.
+    pub fn is_usage(&self) -> bool {
+        matches!(self, TracingError::Filter(_) | TracingError::Budget(_))
+    }
 }
 
 impl Tracing {
@@ -132,6 +146,7 @@ fn sinks(run: &RunConfig, trace: Option<&TraceConfig>) -> Result<Vec<Box<dyn Tra
     let mut sinks: Vec<Box<dyn TraceSink>> = Vec::new();
     if let Some(config) = trace {
         sinks.extend(trace_shown::sinks(config)?);
+        sinks.extend(trace_checked::sinks(config)?);
         if let Some(path) = &config.export {
             sinks.push(Box::new(Timeline::new(create(path)?)));
         }

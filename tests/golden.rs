@@ -1,0 +1,124 @@
+//! Golden traces of the sample guests: each guest's exits are those in `tests/golden/`, line by line, on every kind of KVM;
+//! and what `--golden` and `--budget` say of a run that does not keep to them.
+//!
+//! Needs KVM. `CONTRIBUTING.md` says how a golden trace is made.
+
+#[allow(dead_code, reason = "each test program uses its part")]
+mod common;
+
+use common::hostel::{Finished, hostel};
+use common::kvm;
+use common::scratch::Scratch;
+use hostel::boot::samples::SAMPLES;
+use std::collections::BTreeSet;
+use std::fs;
+
+/// A sample guest's run with its golden trace. The texts are part of the program, for the lab has only that.
+struct Golden {
+    name: &'static str,
+    text: &'static str,
+    /// What follows `hostel trace --golden FILE`.
+    arguments: &'static [&'static str],
+    input: &'static str,
+    status: i32,
+}
+
+/// A run that gets no input.
+macro_rules! golden {
+    ($name:literal, $arguments:expr, $status:literal) => {
+        golden!($name, $arguments, "", $status)
+    };
+    ($name:literal, $arguments:expr, $input:literal, $status:literal) => {
+        Golden {
+            name: $name,
+            text: include_str!(concat!("golden/", $name, ".trace")),
+            arguments: &$arguments,
+            input: $input,
+            status: $status,
+        }
+    };
+}
+
+const GOLDEN: &[Golden] = &[
+    golden!("hello", ["hello"], 0),
+    golden!("real", ["real"], 0),
+    golden!("longmode", ["longmode"], 33),
+    golden!("interrupts", ["interrupts"], "q", 0),
+    golden!("smp", ["smp"], 0),
+    golden!("memory", ["memory", "--mem", "64M"], 0),
+    golden!("faults", ["faults"], 0),
+    golden!("crash", ["crash"], 14),
+    golden!("panic", ["panic"], 12),
+    golden!("shell", ["shell", "--", "exit", "5"], 11),
+    golden!("traps-split", ["traps"], 0),
+    golden!("traps-none", ["traps", "--irqchip", "none", "--cpus", "1"], 0),
+];
+
+#[test]
+fn every_guest_leaves_as_its_golden_trace_says() {
+    if !kvm::available() {
+        return;
+    }
+    let scratch = Scratch::new("golden");
+    for golden in GOLDEN {
+        let file = scratch.file(golden.name, golden.text.as_bytes());
+        let mut arguments = vec!["trace", "--golden", &file];
+        arguments.extend(golden.arguments);
+        let finished = hostel(&arguments, golden.input);
+        // A guest's failure outranks a trace that differs, in the status but not in what is said.
+        assert!(!finished.stderr.contains("the exits are not those"), "{}: {}", golden.name, finished.stderr);
+        assert_eq!(finished.status, golden.status, "{}: {finished:#?}", golden.name);
+    }
+}
+
+#[test]
+fn every_guest_has_a_golden_trace_and_no_trace_lacks_its_guest() {
+    let traced: BTreeSet<_> = GOLDEN.iter().map(|golden| golden.arguments[0]).collect();
+    let samples: BTreeSet<_> = SAMPLES.iter().map(|sample| sample.name).collect();
+    assert_eq!(samples, traced);
+}
+
+/// `hostel trace` of the smallest guest.
+fn trace(arguments: &[&str]) -> Finished {
+    hostel(&[&["trace"], arguments, &["hello"]].concat(), "")
+}
+
+#[test]
+fn a_trace_that_differs_ends_with_18_and_shows_where() {
+    if !kvm::available() {
+        return;
+    }
+    let scratch = Scratch::new("golden-differs");
+    let file = scratch.join("hello");
+    assert_eq!(trace(&["--golden", &file]).status, 10, "there is no such file");
+    assert_eq!(trace(&["--golden", &file, "--bless"]).status, 0);
+    let blessed = fs::read_to_string(&file).expect("--bless wrote it");
+    let letters = "pio-write.1 COM1 THR = \"Hello from a guest: 64-bit code in ring 0.\\n\" polls 3";
+    assert!(blessed.lines().any(|line| line == letters), "{blessed}");
+    assert_eq!(trace(&["--golden", &file]).status, 0);
+
+    scratch.file("hello", blessed.replace("ring 0.", "ring 3.").as_bytes());
+    let finished = trace(&["--golden", &file]);
+    assert_eq!(finished.status, 18, "{finished:#?}");
+    let shown = [format!("  - {}", letters.replace("ring 0.", "ring 3.")), format!("  + {letters}")];
+    assert!(finished.stderr.contains(&shown.join("\n")), "{}", finished.stderr);
+    assert_eq!(finished.stdout, trace(&["--output", "/dev/null"]).stdout, "the guest ran as ever");
+
+    scratch.file("hello", b"hlt\nhalt\n");
+    let finished = trace(&["--golden", &file]);
+    assert!(finished.status == 10 && finished.stderr.contains("line 2: \"halt\" is no kind of exit"), "{finished:#?}");
+}
+
+#[test]
+fn a_budget_that_is_exceeded_ends_with_18_and_says_by_how_much() {
+    if !kvm::available() {
+        return;
+    }
+    let finished = trace(&["--budget", "pio=84,mmio=0,com1=83,total=84"]);
+    assert!(finished.status == 0 && finished.stderr.is_empty(), "{finished:#?}");
+    let finished = trace(&["--budget", "pio-read=4,total=1000"]);
+    assert_eq!(finished.status, 18, "{finished:#?}");
+    assert!(finished.stderr.contains("pio-read: 5 exits, 1 more than the 4 it may have"), "{}", finished.stderr);
+    let finished = trace(&["--budget", "poi=1"]);
+    assert!(finished.status == 2 && finished.stderr.contains("poi"), "{finished:#?}");
+}
