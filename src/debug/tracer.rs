@@ -27,8 +27,8 @@ pub struct Tracer {
     dropped: Arc<AtomicU64>,
     /// When the guest was entered last.
     entered_ns: u64,
-    /// The exit that is being answered.
-    open: Option<ExitEvent>,
+    /// The exit that is being answered, and since when: what the trace itself takes is nobody's time.
+    open: Option<(ExitEvent, u64)>,
 }
 
 /// The clock of a trace.
@@ -70,7 +70,7 @@ impl ExitObserver for Tracer {
 
     fn exited(&mut self, exit: Exit, cpu: &mut dyn Cpu) {
         let at_ns = self.clock.now_ns();
-        self.open = Some(ExitEvent {
+        let event = ExitEvent {
             vcpu: cpu.id(),
             at_ns,
             guest_ns: at_ns - self.entered_ns,
@@ -79,13 +79,14 @@ impl ExitObserver for Tracer {
             reply: None,
             register: (self.name)(&exit),
             code: cpu.synced_state().map(|state| Code::around(&state, &mut self.read)),
-        });
+        };
+        self.open = Some((event, self.clock.now_ns()));
     }
 
     fn answered(&mut self, _exit: Exit, reply: Option<Reply>) {
-        let Some(event) = self.open.take() else { return };
+        let Some((event, since_ns)) = self.open.take() else { return };
         self.entered_ns = self.clock.now_ns();
-        let event = ExitEvent { reply, host_ns: self.entered_ns - event.at_ns, ..event };
+        let event = ExitEvent { reply, host_ns: self.entered_ns - since_ns, ..event };
         match self.events.try_send(event) {
             Ok(()) => {}
             // A trace that is over needs no more events.
