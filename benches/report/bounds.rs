@@ -12,9 +12,17 @@ pub struct Bounds {
 impl Bounds {
     /// States that `value` is at most `limit`, both in `unit`.
     pub fn at_most(&mut self, name: &str, value: f64, limit: f64, unit: &str) {
+        self.check(value <= limit, format!("{name}: {value:.2}{unit}, bound {limit:.2}{unit}"));
+    }
+
+    /// States that `value` is at least `limit`, both in `unit`.
+    #[allow(dead_code, reason = "most bounds are upper ones")]
+    pub fn at_least(&mut self, name: &str, value: f64, limit: f64, unit: &str) {
+        self.check(value >= limit, format!("{name}: {value:.2}{unit}, at least {limit:.2}{unit}"));
+    }
+
+    fn check(&mut self, holds: bool, line: String) {
         self.checked += 1;
-        let holds = value <= limit;
-        let line = format!("{name}: {value:.2}{unit}, bound {limit:.2}{unit}");
         println!("  {} {line}", if holds { "ok      " } else { "EXCEEDED" });
         if !holds {
             self.exceeded.push(line);

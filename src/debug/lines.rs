@@ -7,10 +7,10 @@
 use super::event::{ExitEvent, ExitKind};
 use super::explain::first_seen::FirstSeen;
 use super::filter::Filter;
-use super::fold::{Fold, Folding, Run, character};
+use super::fold::{Fold, Folding, Run};
 use super::sink::{TraceEnd, TraceSink, Traced, Verdict};
 use crate::kvm::exit::{Exit, Reply};
-use std::fmt::Write as _;
+use std::fmt::{self, Write as _};
 use std::io::{self, Write};
 use std::time::{Duration, Instant};
 
@@ -39,6 +39,7 @@ pub struct Lines {
     filter: Filter,
     fold: Fold,
     colour: bool,
+    line: Columns,
     has_header: bool,
     explained: Option<FirstSeen>,
     quiet_since: Option<Instant>,
@@ -47,7 +48,8 @@ pub struct Lines {
 impl Lines {
     /// Lines to `out` of the exits that pass `filter`; `colour` is for terminals.
     pub fn new(out: Box<dyn Write + Send>, filter: Filter, folding: Folding, colour: bool) -> Lines {
-        Lines { out, filter, fold: Fold::new(folding), colour, has_header: false, explained: None, quiet_since: None }
+        let (fold, line) = (Fold::new(folding), Columns::default());
+        Lines { out, filter, fold, colour, line, has_header: false, explained: None, quiet_since: None }
     }
 
     /// Before the first line of each kind of exit, one that explains it.
@@ -65,7 +67,9 @@ impl Lines {
         if let Some(line) = self.explained.as_mut().and_then(|explained| explained.line(kind)) {
             self.out.write_all(line.as_bytes())?;
         }
-        self.out.write_all(line(&run, self.colour).as_bytes())
+        self.line.text.clear();
+        write(&run, self.colour, &mut self.line).expect("a string takes everything");
+        self.out.write_all(self.line.take())
     }
 }
 
@@ -100,29 +104,28 @@ impl TraceSink for Lines {
 }
 
 /// A run as a line. A field that is too wide for its column pushes those behind it, until one has room again.
-fn line(run: &Run, colour: bool) -> String {
+fn write(run: &Run, colour: bool, line: &mut Columns) -> fmt::Result {
     let event = &run.event;
     let kind = ExitKind::of(&event.exit);
-    let mut line = Columns::default();
-    line.add(&format!("{:9.3} {:3}", event.at_ns as f64 / 1e6, event.vcpu));
-    line.begin(EXIT);
-    line.painted(colour.then_some(paint(kind)), kind.name());
+    let us = event.at_ns / 1_000;
+    write!(line, "{:5}.{:03} {:3}", us / 1_000, us % 1_000, event.vcpu)?;
+    line.begin(EXIT)?;
+    line.painted(colour.then_some(paint(kind)), kind.name())?;
     if let Some(size) = size(&event.exit) {
-        line.begin(SIZE);
-        line.add(&size.to_string());
+        line.begin(SIZE)?;
+        write!(line, "{size}")?;
     }
-    line.begin(WHERE);
-    line.add(&place(event));
+    line.begin(WHERE)?;
+    place(event, line)?;
     if run.count > 1 {
-        line.add(&format!(" x {}", run.count));
+        write!(line, " x {}", run.count)?;
     }
-    line.begin(VALUE);
-    line.add(&value(run));
-    line.end_at(GUEST_END, &format!("{:.1}", event.guest_ns as f64 / 1e3));
-    line.end_at(HOST_END, &format!("{:.1}", event.host_ns as f64 / 1e3));
-    line.begin(INSTRUCTION);
-    line.add(&instruction(run));
-    line.end()
+    line.begin(VALUE)?;
+    value(run, line)?;
+    line.microseconds(GUEST_END, event.guest_ns)?;
+    line.microseconds(HOST_END, event.host_ns)?;
+    line.begin(INSTRUCTION)?;
+    instruction(run, line)
 }
 
 /// A line with columns.
@@ -135,35 +138,46 @@ struct Columns {
 
 impl Columns {
     /// Goes to column `at`, by a space at least.
-    fn begin(&mut self, at: usize) {
-        let spaces = at.saturating_sub(self.width).max(1);
-        self.text.extend(std::iter::repeat_n(' ', spaces));
-        self.width += spaces;
-    }
-
-    /// Adds `text` so that it ends before column `at`.
-    fn end_at(&mut self, at: usize, text: &str) {
-        self.begin(at.saturating_sub(text.len()));
-        self.add(text);
-    }
-
-    fn add(&mut self, text: &str) {
-        self.text.push_str(text);
-        self.width += text.chars().count();
-    }
-
-    fn painted(&mut self, colour: Option<u8>, text: &str) {
-        match colour {
-            Some(code) => write!(self.text, "\x1b[{code}m{text}\x1b[0m").expect("a string takes everything"),
-            None => self.text.push_str(text),
+    fn begin(&mut self, at: usize) -> fmt::Result {
+        const SPACES: &str = "                                                                ";
+        let mut missing = at.saturating_sub(self.width).max(1);
+        while missing > 0 {
+            let some = missing.min(SPACES.len());
+            self.write_str(&SPACES[..some])?;
+            missing -= some;
         }
-        self.width += text.chars().count();
+        Ok(())
     }
 
-    fn end(mut self) -> String {
+    /// Adds a duration, in microseconds with one decimal, so that it ends before column `at`.
+    fn microseconds(&mut self, at: usize, ns: u64) -> fmt::Result {
+        let tenths = (ns + 50) / 100;
+        let width = 3 + (tenths / 10).checked_ilog10().unwrap_or(0) as usize;
+        self.begin(at.saturating_sub(width))?;
+        write!(self, "{}.{}", tenths / 10, tenths % 10)
+    }
+
+    fn painted(&mut self, colour: Option<u8>, text: &str) -> fmt::Result {
+        let Some(code) = colour else { return self.write_str(text) };
+        write!(self.text, "\x1b[{code}m{text}\x1b[0m")?;
+        self.width += text.len();
+        Ok(())
+    }
+
+    /// The line so far, with its end; then nothing.
+    fn take(&mut self) -> &[u8] {
+        self.width = 0;
         self.text.truncate(self.text.trim_end().len());
         self.text.push('\n');
-        self.text
+        self.text.as_bytes()
+    }
+}
+
+impl fmt::Write for Columns {
+    fn write_str(&mut self, text: &str) -> fmt::Result {
+        self.width += text.chars().count();
+        self.text.push_str(text);
+        Ok(())
     }
 }
 
@@ -189,49 +203,63 @@ fn size(exit: &Exit) -> Option<u8> {
 }
 
 /// Address and name: "0x3f8 COM1 THR"; what else tells an exit from others of its kind.
-fn place(event: &ExitEvent) -> String {
+fn place(event: &ExitEvent, line: &mut Columns) -> fmt::Result {
     let address = match event.exit {
         Exit::PioRead { port, .. } | Exit::PioWrite { port, .. } => u64::from(port),
         Exit::MmioRead { addr, .. } | Exit::MmioWrite { addr, .. } => addr,
-        Exit::IoapicEoi { vector } => return format!("vector {vector:#x}"),
-        Exit::Hypercall { number } => return format!("number {number:#x}"),
-        Exit::SystemEvent { kind } => return format!("KVM_SYSTEM_EVENT {kind}"),
-        Exit::Debug { dr6, .. } => return format!("DR6 {dr6:#x}"),
-        _ => return event.target(),
+        Exit::IoapicEoi { vector } => return write!(line, "vector {vector:#x}"),
+        Exit::Hypercall { number } => return write!(line, "number {number:#x}"),
+        Exit::SystemEvent { kind } => return write!(line, "KVM_SYSTEM_EVENT {kind}"),
+        Exit::Debug { dr6, .. } => return write!(line, "DR6 {dr6:#x}"),
+        _ => return line.write_str(&event.target()),
     };
     match event.register {
-        Some(_) => format!("{address:#x} {}", event.target()),
-        None => format!("{address:#x}, no device"),
+        Some(to) => write!(line, "{address:#x} {} {}", to.device, to.register),
+        None => write!(line, "{address:#x}, no device"),
     }
 }
 
 /// What was read or written: in as many digits as bytes, a character beside it; of a run its text.
-fn value(run: &Run) -> String {
+fn value(run: &Run, line: &mut Columns) -> fmt::Result {
     if run.count > 1 && !run.characters.is_empty() {
-        return text(&run.characters);
+        return text(&run.characters, line);
     }
     let event = &run.event;
-    let width = 2 + 2 * usize::from(size(&event.exit).unwrap_or(0));
-    let answer = if event.reply == Some(Reply::Fault) { " #GP" } else { "" };
-    let Some(value) = event.value() else { return answer.trim_start().to_owned() };
-    let character = character(event).filter(|_| run.count == 1).map(|byte| format!(" '{}'", byte.escape_ascii()));
-    let others = if run.is_constant { "" } else { " …" };
-    format!("{value:#0width$x}{}{others}{answer}", character.unwrap_or_default())
+    if let Some(value) = event.value() {
+        let width = 2 + 2 * usize::from(size(&event.exit).unwrap_or(0));
+        write!(line, "{value:#0width$x}")?;
+    }
+    match run.characters.first() {
+        Some(byte) => write!(line, " '{}'", byte.escape_ascii())?,
+        None if !run.is_constant => line.write_str(" …")?,
+        None => {}
+    }
+    match (event.reply, event.value()) {
+        (Some(Reply::Fault), Some(_)) => line.write_str(" #GP"),
+        (Some(Reply::Fault), None) => line.write_str("#GP"),
+        _ => Ok(()),
+    }
 }
 
 /// Characters in quotes, cut.
-fn text(characters: &[u8]) -> String {
+fn text(characters: &[u8], line: &mut Columns) -> fmt::Result {
     let shown = &characters[..characters.len().min(CHARACTERS_SHOWN)];
     let more = if shown.len() < characters.len() { "…" } else { "" };
-    format!("\"{}\"{more}", shown.escape_ascii())
+    write!(line, "\"{}\"{more}", shown.escape_ascii())
 }
 
 /// "0x1000d4 write+0x44 out dx, al": of the symbol only what follows the modules that it is in.
-fn instruction(run: &Run) -> String {
-    let address = run.rip().map(|rip| format!("{rip:#x}"));
-    let symbol = run.symbol.as_deref().map(without_modules);
-    let text = run.instruction.as_ref().map(|found| found.text.as_str());
-    [address.as_deref(), symbol, text].into_iter().flatten().collect::<Vec<_>>().join(" ")
+fn instruction(run: &Run, line: &mut Columns) -> fmt::Result {
+    if let Some(rip) = run.rip() {
+        write!(line, "{rip:#x}")?;
+    }
+    if let Some(symbol) = &run.symbol {
+        write!(line, " {}", without_modules(symbol))?;
+    }
+    match &run.instruction {
+        Some(found) => write!(line, " {}", found.text),
+        None => Ok(()),
+    }
 }
 
 /// The last part of a Rust path that is a name.

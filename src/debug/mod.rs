@@ -3,6 +3,7 @@
 
 pub mod budget;
 pub mod cause;
+pub mod code_cache;
 pub mod counters;
 pub mod crash;
 pub mod decode;

@@ -2,7 +2,8 @@
 //!
 //! The vCPU never waits for a reader: an event that finds the channel full is counted as dropped.
 
-use super::event::{Code, DeviceRegister, ExitEvent};
+use super::code_cache::CodeCache;
+use super::event::{DeviceRegister, ExitEvent};
 use crate::kvm::exit::{Exit, Reply};
 use crate::kvm::vcpu::Synced;
 use crate::vcpu::cpu::Cpu;
@@ -23,6 +24,7 @@ pub struct Tracer {
     clock: TraceClock,
     name: NameRegister,
     read: ReadWord,
+    codes: CodeCache,
     events: SyncSender<ExitEvent>,
     dropped: Arc<AtomicU64>,
     /// When the guest was entered last.
@@ -58,7 +60,8 @@ impl Tracer {
         events: SyncSender<ExitEvent>,
         dropped: Arc<AtomicU64>,
     ) -> Tracer {
-        Tracer { clock, name, read, events, dropped, entered_ns: clock.now_ns(), open: None }
+        let codes = CodeCache::default();
+        Tracer { clock, name, read, codes, events, dropped, entered_ns: clock.now_ns(), open: None }
     }
 }
 
@@ -78,7 +81,7 @@ impl ExitObserver for Tracer {
             exit,
             reply: None,
             register: (self.name)(&exit),
-            code: cpu.synced_state().map(|state| Code::around(&state, &mut self.read)),
+            code: cpu.synced_state().map(|state| self.codes.around(&state, &mut self.read)),
         };
         self.open = Some((event, self.clock.now_ns()));
     }

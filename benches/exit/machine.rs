@@ -1,12 +1,6 @@
-//! What a serial-port exit costs in Hostel itself: run loop, handler, bus and device, on exits from a list instead of KVM.
-//!
-//! `cargo bench --bench exit`. The guest writes characters to the transmit holding register in polled mode; the line takes
-//! each at once, so nothing of the console is measured. The bus has all the ports of a machine.
+//! What the measurements run on: a loop of exits from a list, a handler, a bus with all the ports of a machine, a serial port.
 
-#[path = "report/bounds.rs"]
-mod bounds;
-
-use bounds::Bounds;
+use hostel::arch::cpu_state::CpuState;
 use hostel::bus::bus::{Bus, Shared};
 use hostel::bus::device::BusDevice;
 use hostel::bus::irq::Unconnected;
@@ -17,26 +11,20 @@ use hostel::devices::debug_exit::DebugExit;
 use hostel::devices::i8042::I8042;
 use hostel::devices::pvpanic::Pvpanic;
 use hostel::devices::serial::Serial;
-use hostel::kvm::exit::Exit;
+use hostel::kvm::exit::{Exit, Reply};
 use hostel::machine::io::{IoHandler, MachineIo};
 use hostel::machine::notices::Notices;
 use hostel::vcpu::cpu::Cpu;
-use hostel::vcpu::handler::StopReason;
+use hostel::vcpu::handler::{ExitHandler, ExitObserver, StopReason};
 use hostel::vcpu::run_loop::{Control, run_loop};
 use hostel::vcpu::scripted::ScriptedCpu;
 use std::ops::ControlFlow;
-use std::process::ExitCode;
 use std::sync::atomic::AtomicU64;
 use std::sync::{Arc, Mutex};
 use std::time::Instant;
 
-/// Exits in one run of the loop, and runs.
-const EXITS: usize = 200_000;
-const RUNS: usize = 50;
-const LIMIT_NS: f64 = 150.0;
-
 /// Transmit holding register of COM1.
-const THR: Exit = Exit::PioWrite { port: 0x3f8, size: 1, value: b'x' as u64 };
+pub const THR: Exit = Exit::PioWrite { port: 0x3f8, size: 1, value: b'x' as u64 };
 
 /// A line that takes everything.
 struct Wire;
@@ -60,32 +48,54 @@ impl Control for NoOrders {
     }
 }
 
-fn main() -> ExitCode {
-    let mut handler = IoHandler(Arc::new(machine()));
-    let mut exits = vec![THR; EXITS];
+/// A vCPU that runs into `count` writes to [`THR`], then halts, in `state` at each of them.
+pub fn cpu(count: usize, state: CpuState) -> ScriptedCpu {
+    let mut exits = vec![THR; count];
     exits.push(Exit::Halt);
-    let mut times: Vec<f64> = (0..RUNS)
-        .map(|_| {
-            let mut cpu = ScriptedCpu::new(exits.clone());
-            let start = Instant::now();
-            let end = run_loop(&mut cpu, &mut handler, None, &mut NoOrders);
-            let elapsed = start.elapsed();
-            assert!(matches!(end, Ok(StopReason::Halted)), "{end:?}");
-            elapsed.as_secs_f64() * 1e9 / EXITS as f64
-        })
-        .collect();
-    times.sort_by(f64::total_cmp);
-    println!(
-        "a write to the transmit holding register, {RUNS} runs of {EXITS} exits: median {:.1} ns",
-        times[RUNS / 2]
-    );
-    let mut bounds = Bounds::default();
-    bounds.at_most("serial-port exit without KVM", times[0], LIMIT_NS, " ns");
-    bounds.finish()
+    ScriptedCpu::new(exits).in_state(state)
+}
+
+/// What one of `count` exits takes in the run loop, in nanoseconds.
+pub fn timed(cpu: &mut ScriptedCpu, io: &Arc<MachineIo>, observer: Option<&mut dyn ExitObserver>, count: usize) -> f64 {
+    let mut handler = IoHandler(io.clone());
+    let start = Instant::now();
+    let end = run_loop(cpu, &mut handler, observer, &mut NoOrders);
+    let elapsed = start.elapsed();
+    assert!(matches!(end, Ok(StopReason::Halted)), "{end:?}");
+    elapsed.as_secs_f64() * 1e9 / count as f64
+}
+
+/// The same in a loop that knows no observer: [`run_loop`] without its branch.
+pub fn timed_without_branch(cpu: &mut ScriptedCpu, io: &Arc<MachineIo>, count: usize) -> f64 {
+    let mut handler = IoHandler(io.clone());
+    let start = Instant::now();
+    let end = loop_without_branch(cpu, &mut handler, &mut NoOrders);
+    let elapsed = start.elapsed();
+    assert_eq!(end, StopReason::Halted);
+    elapsed.as_secs_f64() * 1e9 / count as f64
+}
+
+#[inline(never)]
+fn loop_without_branch(cpu: &mut dyn Cpu, handler: &mut dyn ExitHandler, control: &mut dyn Control) -> StopReason {
+    let mut reply = Reply::Resume;
+    loop {
+        let exit = cpu.run(reply).expect("a list of exits does not fail");
+        if exit == Exit::Interrupted {
+            if let ControlFlow::Break(reason) = control.interrupted(cpu) {
+                return reason;
+            }
+            reply = Reply::Resume;
+            continue;
+        }
+        reply = match handler.handle(exit, cpu) {
+            ControlFlow::Continue(reply) => reply,
+            ControlFlow::Break(reason) => return reason,
+        };
+    }
 }
 
 /// The port devices of a machine around COM1, without a host behind them.
-fn machine() -> MachineIo {
+pub fn machine() -> MachineIo {
     let requests = GuestRequests::default();
     let mut ports = Bus::default();
     let mut place = |name, base, size, device: Shared<dyn BusDevice>| {
