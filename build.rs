@@ -57,6 +57,7 @@ const IMAGES: &[Image] = &[
     image("panic", "panic", "pvh_start", Shape::Elf(ELF_BASE)),
     image("smp", "smp", "pvh_start", Shape::Elf(ELF_BASE)),
     image("traps", "traps", "pvh_start", Shape::Elf(ELF_BASE)),
+    image("trap-cost", "trap-cost", "pvh_start", Shape::Elf(ELF_BASE)),
     image("shell", "shell", "pvh_start", Shape::Elf(ELF_BASE)),
     image("interrupts", "interrupts", "pvh_start", Shape::Elf(ELF_BASE)),
 ];

@@ -50,7 +50,9 @@ const GOLDEN: &[Golden] = &[
     golden!("crash", ["crash"], 14),
     golden!("panic", ["panic"], 12),
     golden!("shell", ["shell", "--", "exit", "5"], 11),
+    golden!("trap-cost", ["trap-cost"], 0),
     golden!("traps-split", ["traps"], 0),
+    golden!("traps-msr", ["traps", "--msr", "0x277", "--", "msr"], 0),
     golden!("traps-none", ["traps", "--irqchip", "none", "--cpus", "1"], 0),
 ];
 

@@ -148,6 +148,13 @@ const RUNS: &[Run] = &[
     },
     Run { guest: "traps", arguments: &["traps", "--", "cpuid"], input: "", console: "cpuid: .*: right\n", status: 0 },
     Run {
+        guest: "trap-cost",
+        arguments: &["trap-cost"],
+        input: "",
+        console: " *cycles  what .*\n( *[0-9]+  .*: (no exit|an exit to the kernel|an exit to user space)\n){13}",
+        status: 0,
+    },
+    Run {
         guest: "shell",
         arguments: &[],
         input: "helx\x7fp\nmem\npeek 0x100000\npeek 0x8000000000\nout 0x3ff 90\nin 0x3ff\nout 0xe9 33\nfly\nexit\npoweroff\n",

@@ -127,6 +127,15 @@ pub static SAMPLES: &[Sample] = &[
         source: "guest/bin/traps.rs",
     },
     Sample {
+        name: "trap-cost",
+        shows: "what a trap costs, measured from inside: cycles, and who answers",
+        ends: "powers off: 0; time stands still: 3",
+        image: image!("trap-cost"),
+        irqchip: Irqchip::Split,
+        cpus: 1,
+        source: "guest/bin/trap-cost.rs",
+    },
+    Sample {
         name: "shell",
         shows: "the default: a tiny kernel with a prompt (help, cpuid, mem, peek, in, out, time, trap)",
         ends: "powers off on poweroff or end of input: 0",

@@ -4,7 +4,7 @@
 //! # A comment.
 //! pio-write.1 COM1 FCR = 0x1
 //! [svm,vmx] set-tpr                      only on these kinds of KVM
-//! pio-read.1 RTC DATA = *                a star at the end stands for anything
+//! pio-read.1 RTC DATA = *                a star stands for anything
 //! vcpu 1:                                what follows is vCPU 1's; before the first such line, vCPU 0's
 //! hlt
 //! ```
@@ -40,7 +40,7 @@ struct Line {
 /// A step that is expected.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Expected<'a> {
-    /// The step's line, which may end in a star.
+    /// The step's line, which may have stars.
     pub line: &'a str,
     /// Where it stands in the file, from 1.
     pub number: usize,
@@ -49,10 +49,15 @@ pub struct Expected<'a> {
 impl Expected<'_> {
     /// Whether `step` is what is expected.
     pub fn is(&self, step: &Step) -> bool {
-        match self.line.strip_suffix('*') {
-            Some(beginning) => step.line.starts_with(beginning),
-            None => step.line == self.line,
+        let Some((beginning, rest)) = self.line.split_once('*') else { return step.line == self.line };
+        let Some(mut left) = step.line.strip_prefix(beginning) else { return false };
+        let mut between: Vec<&str> = rest.split('*').collect();
+        let end = between.pop().unwrap_or_default();
+        for part in between {
+            let Some((_, behind)) = left.split_once(part) else { return false };
+            left = behind;
         }
+        left.ends_with(end)
     }
 }
 
@@ -205,6 +210,12 @@ mod tests {
         let is = |line, seen| Expected { line, number: 1 }.is(&steps(&[seen])[0]);
         assert!(is("pio-read.1 RTC DATA = *", "pio-read.1 RTC DATA = 0x17") && is("*", "hlt") && is("hlt", "hlt"));
         assert!(!is("pio-read.1 RTC DATA = *", "pio-read.1 RTC INDEX = 0x1") && !is("hlt", "hlt x 2"));
+        let text = |seen| is("pio-write.1 COM1 THR = \"* cycles of *\\n\" polls *", seen);
+        assert!(text("pio-write.1 COM1 THR = \"12 cycles of 13\\n\" polls 3"));
+        assert!(
+            !text("pio-write.1 COM1 THR = \"12 cycles\\n\" polls 3")
+                && !text("pio-write.1 COM1 THR = \"12 cycles of 13")
+        );
     }
 
     #[test]
