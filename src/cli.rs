@@ -60,7 +60,7 @@ const EXIT_STATUS: &str = "\
 Exit status of run:
     0  the guest powered off, rebooted or halted for good; or every --expect was met
   odd  the guest's own value v (isa-debug-exit), as (v << 1) | 1
-    2  usage                         18  an --expect was not met
+    2  usage                         18  an --expect, --golden or --budget was not met
    10  bad image, or host error      20  a --reject matched
    12  the guest's kernel panicked  124  the deadline passed
    14  triple fault                 130  ended by Ctrl-A x

@@ -10,6 +10,7 @@ use common::hostel::{Finished, hostel};
 use common::kvm;
 use common::scratch::Scratch;
 use hostel::boot::samples::SAMPLES;
+use serde_json::Value;
 use std::collections::BTreeSet;
 use std::fs;
 
@@ -123,4 +124,24 @@ fn a_budget_that_is_exceeded_ends_with_18_and_says_by_how_much() {
     assert!(finished.stderr.contains("pio-read: 5 exits, 1 more than the 4 it may have"), "{}", finished.stderr);
     let finished = trace(&["--budget", "poi=1"]);
     assert!(finished.status == 2 && finished.stderr.contains("poi"), "{finished:#?}");
+}
+
+/// What no golden trace can hold: KVM's own counters tell that it answered the steps that never left it.
+#[test]
+fn what_kvm_answers_alone_moves_its_counters() {
+    if !kvm::available() {
+        return;
+    }
+    let counted = |step: &str| {
+        let finished = hostel(&["trace", "--summary", "--json", "traps", "--", step], "");
+        assert_eq!(finished.status, 0, "{step}: {finished:#?}");
+        let summary: Value = serde_json::from_str(finished.stderr.trim()).expect("the summary is JSON");
+        let number = |value: &Value| value.as_u64().unwrap_or_else(|| panic!("{step}: {summary:#}"));
+        (number(&summary["answered_by_kvm_alone"]), number(&summary["kvm_counters"]["halt_exits"]))
+    };
+    let ((_, halts), (alone, halts_then)) = (counted("pause"), counted("hlt"));
+    assert!(
+        halts == 0 && halts_then >= 1 && alone >= 1,
+        "{halts} halts, then {halts_then}; {alone} exits to KVM alone"
+    );
 }
