@@ -67,6 +67,7 @@ function start() {
   new InstructionTable(view);
   milestoneTable(view);
   view.showGuest();
+  view.step(1);
 }
 
 start();
