@@ -9,6 +9,7 @@
 mod bounds;
 
 use bounds::Bounds;
+use hostel::debug::counters::Counted;
 use hostel::debug::event::{CODE_REACH, Code, DeviceRegister, ExitEvent};
 use hostel::debug::locate::Located;
 use hostel::debug::page::Page;
@@ -67,6 +68,7 @@ fn measure(directory: &Path) -> io::Result<ExitCode> {
             (Milestone::FirstEntry, 1_900_000),
             (Milestone::End, at_ns + 5_000),
         ],
+        counted: Counted::default(),
         facts: vec![("image", "a million made-up exits".to_owned())],
     };
     for sink in &mut sinks {

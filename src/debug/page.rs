@@ -16,7 +16,8 @@ use self::console::ConsoleLines;
 use self::instructions::Instructions;
 use self::marks::{Mark, Marks};
 use super::event::ExitKind;
-use super::explain::table::one_line;
+use super::explain::entry::Entry;
+use super::explain::table;
 use super::sink::{TraceEnd, TraceSink, Traced, Verdict};
 use serde::Serialize;
 use sha2::{Digest, Sha256};
@@ -34,6 +35,7 @@ const SCRIPT: &str = concat!(
     include_str!("page/exit.js"),
     include_str!("page/console.js"),
     include_str!("page/tables.js"),
+    include_str!("page/explanations.js"),
     include_str!("page/main.js"),
 );
 
@@ -57,11 +59,31 @@ struct Data<'a> {
     facts: &'a [(&'static str, String)],
     milestones: Vec<(&'static str, u64)>,
     kinds: [&'static str; ExitKind::ALL.len()],
-    explanations: [&'static str; ExitKind::ALL.len()],
+    explanations: [Explanation; ExitKind::ALL.len()],
     classes: classes::Table<'a>,
     instructions: instructions::Table<'a>,
     marks: marks::Table,
     console: console::Table,
+}
+
+/// What `hostel explain` says of a kind.
+#[derive(Serialize)]
+struct Explanation {
+    summary: &'static str,
+    why: &'static str,
+    vmx: &'static str,
+    svm: &'static str,
+    kvm: &'static str,
+    hostel: &'static str,
+    files: &'static [&'static str],
+    sources: &'static [&'static str],
+}
+
+impl Explanation {
+    fn of(kind: ExitKind) -> Explanation {
+        let Entry { summary, why, vmx, svm, kvm, hostel, files, sources, .. } = *table::of_kind(kind);
+        Explanation { summary, why, vmx, svm, kvm, hostel, files, sources }
+    }
 }
 
 impl Page {
@@ -98,7 +120,7 @@ impl TraceSink for Page {
             facts: &end.facts,
             milestones: end.milestones.iter().map(|(milestone, at_ns)| (milestone.name(), *at_ns)).collect(),
             kinds: ExitKind::ALL.map(ExitKind::name),
-            explanations: ExitKind::ALL.map(one_line),
+            explanations: ExitKind::ALL.map(Explanation::of),
             classes: self.classes.table(),
             instructions: self.instructions.table(),
             marks: self.marks.table(),
@@ -210,7 +232,7 @@ mod tests {
         assert_eq!(data["console"]["text"].to_string(), r#"["a","b"]"#);
         assert_eq!(data["classes"]["p50_ns"][0], 100);
         assert_eq!(data["kinds"][data["classes"]["kind"][0].as_u64().unwrap() as usize], "pio-write");
-        assert_eq!(data["explanations"][1], "OUT, or one element of OUTS: the guest writes to a port");
+        assert_eq!(data["explanations"][1]["summary"], "OUT, or one element of OUTS: the guest writes to a port");
         assert_eq!(data["milestones"].to_string(), r#"[["first entry",500]]"#);
     }
 

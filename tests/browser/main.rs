@@ -11,7 +11,9 @@ mod devtools;
 mod scratch;
 
 use devtools::Browser;
-use hostel::debug::event::{DeviceRegister, ExitEvent};
+use hostel::debug::counters::Counted;
+use hostel::debug::event::{DeviceRegister, ExitEvent, ExitKind};
+use hostel::debug::explain::table::one_line;
 use hostel::debug::page::Page;
 use hostel::debug::sink::{Milestone, TraceEnd, TraceSink, Traced};
 use hostel::kvm::exit::{Exit, Reply};
@@ -58,6 +60,7 @@ fn page(file: &str, exits: u64, console: &[u8]) {
         reason: "</p><script>window.taken = 5</script>".into(),
         dropped: 3,
         milestones: vec![(Milestone::ProcessStart, 0), (Milestone::FirstEntry, 999_000)],
+        counted: Counted::default(),
         facts: vec![("image", "<b>image</b>".into()), ("command", "hostel run --cmdline '</script>'".into())],
     };
     page.finish(&end).unwrap();
@@ -97,6 +100,7 @@ fn it_draws_zooms_moves_and_filters() {
     assert_eq!(browser.text("#image"), "<b>image</b>");
     assert_eq!(browser.text("#classes tbody").matches("COM1").count(), 2);
     assert_eq!(browser.text("#dropped"), "3 exits are missing here: the trace fell behind.");
+    assert!(browser.text("#kinds details").contains(one_line(ExitKind::PioRead)), "kinds are explained");
     assert!(colours(&mut browser) >= 3, "ground, guest and exits");
     assert_eq!(in_sight(&mut browser), 2000);
 
@@ -164,7 +168,8 @@ fn what_a_guest_prints_is_only_text() {
     );
     assert_eq!(browser.value("window.taken === undefined"), true);
     assert_eq!(browser.value("document.scripts.length"), 2);
-    assert_eq!(browser.value("document.querySelectorAll('img, iframe, object, b').length"), 0);
+    let foreign = "img, iframe, object, embed, link, #image *, #facts dd *, #lines :not(div, time, span)";
+    assert_eq!(browser.value(&format!("document.querySelectorAll('{foreign}').length")), 0);
     for (index, line) in HOSTILE.iter().take(5).enumerate() {
         assert_eq!(browser.text(&format!("#line-{index} span")), *line);
     }

@@ -41,7 +41,7 @@ class ChosenExit {
     }
     row("guest ran before", duration(track.guest[i]));
     row("answered in", duration(track.host[i]));
-    if (track.value[i] !== null) row("value", this.value(track.value[i]), "code");
+    if (track.value[i] !== null) row("value", this.value(track.value[i], trace.classes.name[cls]), "code");
     const instruction = track.instruction[i];
     if (instruction >= 0) {
       const { rip, text, symbol } = trace.instructions;
@@ -51,9 +51,9 @@ class ChosenExit {
     this.place.replaceChildren(title, element("p", { className: "note" }, trace.explanationOf(cls)), list);
   }
 
-  /** A value, with the character that it may be. */
-  value(value) {
-    const isCharacter = typeof value === "number" && value > 0x20 && value < 0x7f;
+  /** A value, with the character that it is where registers hold characters. */
+  value(value, name) {
+    const isCharacter = /^COM1 (THR|RBR)$/.test(name) && value > 0x20 && value < 0x7f;
     return hexadecimal(value) + (isCharacter ? ` '${String.fromCharCode(value)}'` : "");
   }
 }

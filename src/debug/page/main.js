@@ -57,7 +57,7 @@ function start() {
   const small = (text) => element("small", {}, text);
   chips(view, "kind", (kind) => {
     return [swatch(trace.kinds[kind]), trace.kinds[kind], small(counts(trace.classes.kind, kind))];
-  }, (kind) => trace.explanations[kind]);
+  }, (kind) => trace.explanations[kind].summary);
   chips(view, "device", (device) => [device || "none", small(counts(trace.classes.device, device))]);
   chips(view, "vcpu", (vcpu) => [String(vcpu)]);
   new Timeline(view);
@@ -65,6 +65,7 @@ function start() {
   new ConsolePane(view);
   new ClassTable(view);
   new InstructionTable(view);
+  explanations(view);
   milestoneTable(view);
   view.showGuest();
   view.step(1);

@@ -1,11 +1,15 @@
 // The tables below the timeline.
 
+/** Rows that a table shows until it is asked for all. */
+const ROWS = 40;
+
 /** A table whose columns are `{ title, left, key(row), cell(row) }`: those with a key sort by it. */
 class SortedTable {
   constructor(table, columns, rows, sortBy) {
     this.columns = columns;
     this.rows = rows;
     this.body = element("tbody");
+    this.limit = ROWS;
     const head = element("tr", {}, ...columns.map((column, index) => this.head(column, index)));
     table.append(element("thead", {}, head), this.body);
     this.heads = [...head.children];
@@ -28,7 +32,20 @@ class SortedTable {
     this.rows.sort((a, b) => (left ? String(key(a)).localeCompare(String(key(b))) : key(b) - key(a)));
     this.heads.forEach((head) => head.removeAttribute("aria-sort"));
     this.heads[index].setAttribute("aria-sort", left ? "ascending" : "descending");
-    this.body.replaceChildren(...this.rows.map((row) => this.row(row)));
+    this.order = index;
+    const shown = this.rows.slice(0, this.limit).map((row) => this.row(row));
+    if (this.rows.length > this.limit) shown.push(this.rest());
+    this.body.replaceChildren(...shown);
+  }
+
+  /** A row that leads to those that are not shown. */
+  rest() {
+    const button = element("button", { type: "button" }, `show all ${number(this.rows.length)} rows`);
+    button.addEventListener("click", () => {
+      this.limit = Infinity;
+      this.sort(this.order);
+    });
+    return element("tr", {}, element("td", { className: "left", colSpan: this.columns.length }, button));
   }
 
   row(row) {
@@ -76,7 +93,7 @@ class ClassTable {
       return { cls, kind: view.trace.kinds[kind], name: view.trace.nameOf(cls), count: classes.count[cls] };
     });
     this.table = new SortedTable(document.getElementById("classes"), columns, this.rows, 2);
-    for (const head of this.table.heads) head.addEventListener("click", () => this.draw());
+    document.getElementById("classes").addEventListener("click", () => this.draw());
     view.addEventListener("change", () => this.draw());
   }
 
@@ -99,7 +116,7 @@ class ClassTable {
         if (track.end[i] >= view.from) counts[track.class[i]] += track.count[i];
       }
     }
-    for (const row of this.rows) {
+    for (const row of this.rows.filter((row) => row.element)) {
       row.inSight.textContent = number(view.visible[row.cls] ? counts[row.cls] : 0);
       row.element.classList.toggle("off", !view.visible[row.cls]);
     }

@@ -134,7 +134,8 @@ class Timeline {
     const most = Math.log1p(totals.reduce((a, b) => Math.max(a, b), 0));
     for (let x = 0; x < totals.length; x++) {
       if (totals[x] === 0) continue;
-      const high = height * (0.3 + (0.7 * Math.log1p(totals[x])) / most);
+      // Where hardly any share a column, all are as high as boxes.
+      const high = most < Math.log1p(3) ? height : height * (0.3 + (0.7 * Math.log1p(totals[x])) / most);
       let bottom = top + height;
       for (let kind = 0; kind < kinds; kind++) {
         const part = (high * columns[x * kinds + kind]) / totals[x];
@@ -181,7 +182,8 @@ class Timeline {
       pen.fillStyle = this.colour("line");
       pen.fillRect(Math.round(this.x(ns)), AXIS - 5, 1, this.height);
       pen.fillStyle = this.colour("soft");
-      pen.fillText(moment(ns, step), this.x(ns) + 4, AXIS / 2);
+      const text = moment(ns, step);
+      if (this.x(ns) + 8 + pen.measureText(text).width < this.width) pen.fillText(text, this.x(ns) + 4, AXIS / 2);
     }
   }
 

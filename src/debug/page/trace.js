@@ -69,7 +69,7 @@ class Trace {
 
   /** What an exit of this kind is, in a line. */
   explanationOf(cls) {
-    return this.explanations[this.classes.kind[cls]];
+    return this.explanations[this.classes.kind[cls]].summary;
   }
 
   /** "COM1 THR", or the kind of an exit that is no access. */
