@@ -138,6 +138,8 @@ fn build(image: &Image, out: &Path, library: &Path) {
     let file = out.join(image.name);
     let mut command = rustc(&source, &file);
     command.arg("--extern").arg(format!("guest={}", library.display()));
+    // The names of its functions stay: traces and diagnoses show them.
+    command.args(["-C", "strip=debuginfo"]);
     for argument in [
         "-nostartfiles -nostdlib -static -no-pie",
         "-Wl,--build-id=none,--gc-sections,-z,max-page-size=4096",
@@ -156,6 +158,7 @@ fn build(image: &Image, out: &Path, library: &Path) {
 fn build_initramfs(out: &Path) {
     let init = out.join("init");
     let mut command = rustc(Path::new("guest/init/init.rs"), &init);
+    command.args(["-C", "strip=symbols"]);
     for argument in [
         "-nostartfiles -nostdlib -static -no-pie",
         // As in the guests' linker script: the precompiled `core` names this function, nothing calls it.

@@ -65,6 +65,8 @@ fn as_json_every_exit_is_an_object_with_its_instruction() {
     for exit in &exits {
         let expected = if exit["exit"] == "pio-read" { "in al, dx" } else { "out dx, al" };
         assert_eq!((&exit["instruction"], &exit["vcpu"]), (&expected.into(), &0.into()), "{exit}");
+        let function = if exit["device"] == "ACPI" { "guest::power::off+0x" } else { "guest::serial::write+0x" };
+        assert!(exit["symbol"].as_str().is_some_and(|symbol| symbol.starts_with(function)), "{exit}");
     }
     assert!(sent.iter().all(|exit| exit["rip"] == sent[0]["rip"]), "they leave at one instruction");
     let times: Vec<_> = exits.iter().map(|exit| exit["at_ns"].as_u64().expect("a time")).collect();

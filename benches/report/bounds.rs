@@ -11,6 +11,7 @@ pub struct Bounds {
 
 impl Bounds {
     /// States that `value` is at most `limit`, both in `unit`.
+    #[allow(dead_code, reason = "one bench has only lower bounds")]
     pub fn at_most(&mut self, name: &str, value: f64, limit: f64, unit: &str) {
         self.check(value <= limit, format!("{name}: {value:.2}{unit}, bound {limit:.2}{unit}"));
     }

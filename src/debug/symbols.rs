@@ -1,6 +1,6 @@
 //! Names for code addresses, from an ELF file's symbol table or from a kernel's `System.map`.
 //!
-//! Only code is named. Everything read is validated and capped, because the file may be the guest's own image. Leaves out
+//! Only code is named, Rust's functions by their paths. Everything read is validated and capped, because the file may be the guest's own image. Leaves out
 //! debug information and relocated kernels (KASLR).
 //! Sources: ELF gABI "Sections", "Symbol Table"; nm(1) for `System.map`.
 
@@ -18,8 +18,9 @@ const SECTIONS_MAX: u64 = 0xff00;
 /// Farthest from its symbol that an address still belongs to it. Linux's largest function is under 64 KiB.
 const SPAN_MAX: u64 = 1 << 20;
 
-/// Longest name shown.
+/// Longest name shown, and longest one that is read as a mangled name.
 const NAME_MAX: usize = 120;
+const MANGLED_MAX: usize = 1024;
 
 /// Code addresses and their names.
 #[derive(Clone, Debug, Default)]
@@ -54,8 +55,10 @@ impl Symbols {
         let (start, name) = self.entries[at];
         let offset = address - start;
         let name = self.names.get(name as usize..)?.split(|&byte| byte == 0).next()?;
-        let name = String::from_utf8_lossy(&name[..name.len().min(NAME_MAX)]);
-        (offset < SPAN_MAX).then(|| (name.chars().filter(|c| !c.is_control()).collect(), offset))
+        let name = String::from_utf8_lossy(&name[..name.len().min(MANGLED_MAX)]);
+        // Without the hash that a Rust name ends with.
+        let name = format!("{:#}", rustc_demangle::demangle(&name));
+        (offset < SPAN_MAX).then(|| (name.chars().filter(|c| !c.is_control()).take(NAME_MAX).collect(), offset))
     }
 
     /// `address` as `name+0x12`, if it is known.
@@ -189,6 +192,16 @@ ffffffff810000zz T bad
         assert_eq!(symbols.describe(0xffff_ffff_8200_0000), None, "too far from code");
         assert_eq!(symbols.describe(0x1000), None);
         assert_eq!(Symbols::default().describe(0), None);
+    }
+
+    #[test]
+    fn functions_of_rust_have_their_paths() {
+        let map = b"0000000000001000 t _ZN5guest6serial5write17h0123456789abcdefE\n";
+        let symbols = Symbols::read(&Image::from_bytes("System.map", map)).unwrap();
+        assert_eq!(symbols.describe(0x1044).unwrap(), "guest::serial::write+0x44");
+        let hostile = format!("0000000000001000 T _ZN{}E\n", "1a".repeat(100_000));
+        let symbols = Symbols::read(&Image::from_bytes("System.map", hostile.as_bytes())).unwrap();
+        assert!(symbols.describe(0x1000).unwrap().len() <= NAME_MAX);
     }
 
     #[test]

@@ -121,18 +121,26 @@ pub enum BuildError {
     NoStartup(u32),
 }
 
+/// The image that a user means by `name`: a sample guest or a file; the default sample without a name.
+///
+/// # Errors
+/// There is none.
+pub fn image(name: Option<&Path>) -> Result<Image<'static>, BootError> {
+    match (sample(name), name) {
+        (Some(sample), _) => Ok(Image::from_bytes(sample.name, sample.image)),
+        (None, Some(path)) if is_bare_name(path) && !path.exists() => Err(no_such_guest(path)),
+        (None, Some(path)) => Image::open(path),
+        (None, None) => unreachable!("the default sample exists"),
+    }
+}
+
 /// Finds the image, decides the machine and writes its memory.
 ///
 /// # Errors
 /// The image cannot be booted, or the host gives no memory.
 pub fn prepare(config: &RunConfig) -> Result<Blueprint, BuildError> {
     let sample = sample(config.image.as_deref());
-    let image = match (sample, &config.image) {
-        (Some(sample), _) => Image::from_bytes(sample.name, sample.image),
-        (None, Some(path)) if is_bare_name(path) && !path.exists() => return Err(no_such_guest(path).into()),
-        (None, Some(path)) => Image::open(path)?,
-        (None, None) => unreachable!("the default sample exists"),
-    };
+    let image = image(config.image.as_deref())?;
     let in_guest = config.boot.no_host_decompress || config.boot.kaslr;
     let cache = KernelCache::of_user();
     let unpack = if in_guest { Unpack::InGuest } else { Unpack::OnHost { cache: cache.as_ref() } };

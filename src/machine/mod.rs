@@ -10,6 +10,7 @@ pub mod facts;
 pub mod io;
 pub mod junit;
 pub mod lifecycle;
+pub mod names;
 pub mod notices;
 pub mod outcome;
 pub mod phases;

@@ -2,16 +2,15 @@
 
 use super::build::{self, Blueprint};
 use super::lifecycle::{self, Finished, RunError};
+use super::names::names;
 use super::outcome::{HOST_ERROR, Outcome, USAGE};
 use super::phases::{Phases, now_us};
 use super::report::{Ending, Run};
 use super::tracing::Tracing;
 use super::watch::Watch;
 use super::{junit, report_file};
-use crate::boot::image::Image;
 use crate::config::{ReportChoice, RunConfig, TraceConfig, image_name};
 use crate::debug::counters::Counted;
-use crate::debug::symbols::Symbols;
 use crate::machine::console::say;
 use std::time::Duration;
 
@@ -51,15 +50,12 @@ struct Attempt {
 }
 
 fn attempt(config: &RunConfig, trace: Option<&TraceConfig>, process_start: u64) -> Result<Attempt, RunError> {
-    let symbols = match &config.boot.symbols {
-        Some(path) => Image::open(path).and_then(|image| Symbols::read(&image)).map_err(build::BuildError::from)?,
-        None => Symbols::default(),
-    };
+    let names = names(config).map_err(build::BuildError::from)?;
     let mut blueprint = build::prepare(config)?;
     let store = blueprint.store.take();
     let phases = Phases { process_start, load: now_us(), ..Phases::default() };
-    let tracing = Tracing::start(config, trace, &blueprint, &symbols, process_start)?;
-    let watch = Watch::new(config, &blueprint, &symbols, tracing.as_ref());
+    let tracing = Tracing::start(config, trace, &blueprint, &names, process_start)?;
+    let watch = Watch::new(config, &blueprint, &names, tracing.as_ref());
     let finished = lifecycle::run(&blueprint, store, config, &watch, phases)?;
     let diagnosis = watch.diagnose(&finished);
     let run = told(config, &blueprint, finished);

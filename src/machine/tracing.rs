@@ -3,6 +3,7 @@
 use super::build::{Blueprint, Watched};
 use super::facts;
 use super::io::MachineIo;
+use super::names::Names;
 use super::phases::{Phases, now_us};
 use super::report::Run;
 use super::{trace_checked, trace_shown};
@@ -81,7 +82,7 @@ impl Tracing {
         run: &RunConfig,
         trace: Option<&TraceConfig>,
         blueprint: &Blueprint,
-        symbols: &Symbols,
+        names: &Names,
         process_start_us: u64,
     ) -> Result<Option<Tracing>, TracingError> {
         let sinks = sinks(run, trace)?;
@@ -91,7 +92,7 @@ impl Tracing {
         if sinks.is_empty() && calls.is_none() {
             return Ok(None);
         }
-        let exits = if sinks.is_empty() { None } else { Some(Trace::start(clock, sinks, symbols.clone())) };
+        let exits = if sinks.is_empty() { None } else { Some(Trace::start(clock, sinks, Symbols::clone(names))) };
         let exits = exits.transpose().map_err(TracingError::Thread)?;
         let msrs = trace.and_then(|config| config.msr.clone());
         Ok(Some(Tracing { exits, calls, msrs, machine: facts::of_machine(blueprint) }))

@@ -3,13 +3,13 @@
 use super::build::Blueprint;
 use super::io::MachineIo;
 use super::lifecycle::Finished;
+use super::names::Names;
 use super::outcome::Outcome;
 use super::tracing::{Tracing, register};
 use crate::arch::cpu_state::CpuState;
 use crate::config::RunConfig;
 use crate::debug::crash::{self, Evidence, Occasion, Stop};
 use crate::debug::recorder::{Moment, Recorder, Recording};
-use crate::debug::symbols::Symbols;
 use crate::memory::ram::GuestRam;
 use crate::vcpu::handler::ExitObserver;
 use std::sync::Arc;
@@ -18,7 +18,7 @@ use std::sync::Arc;
 pub struct Watch<'a> {
     /// The trace, if there is one.
     pub tracing: Option<&'a Tracing>,
-    symbols: &'a Symbols,
+    names: &'a Names,
     ram: Arc<GuestRam>,
     cpus: u32,
     /// By number of the vCPU; none without flight recorders.
@@ -30,13 +30,13 @@ impl Watch<'_> {
     pub fn new<'a>(
         config: &RunConfig,
         blueprint: &Blueprint,
-        symbols: &'a Symbols,
+        names: &'a Names,
         tracing: Option<&'a Tracing>,
     ) -> Watch<'a> {
         let cpus = blueprint.cpus;
         let recorded = if config.ends.no_recorder { 0 } else { cpus };
         let recordings = (0..recorded).map(|_| Arc::default()).collect();
-        Watch { tracing, symbols, ram: blueprint.ram.clone(), cpus, recordings }
+        Watch { tracing, names, ram: blueprint.ram.clone(), cpus, recordings }
     }
 
     /// What watches the exits of a vCPU.
@@ -89,7 +89,7 @@ impl Watch<'_> {
     fn describe_one(&self, occasion: Occasion, vcpu: u32, looks: &[CpuState], end: Moment, io: &MachineIo) -> String {
         let recording = self.recordings.get(vcpu as usize);
         let exits = recording.map(|recording| recording.exits(end, &|exit| register(io, exit))).unwrap_or_default();
-        let mut evidence = Evidence { symbols: self.symbols, read: &mut |gpa| self.ram.read_u64(gpa) };
+        let mut evidence = Evidence { symbols: self.names, read: &mut |gpa| self.ram.read_u64(gpa) };
         crash::describe(&Stop { occasion, vcpu, looks, exits: &exits }, &mut evidence)
     }
 }
