@@ -107,6 +107,13 @@ fn a_trace_that_differs_ends_with_18_and_shows_where() {
     assert!(finished.stderr.contains(&shown.join("\n")), "{}", finished.stderr);
     assert_eq!(finished.stdout, trace(&["--output", "/dev/null"]).stdout, "the guest ran as ever");
 
+    let finished = hostel(&["trace", "--golden", &file, "--budget", "total=1", "crash"], "");
+    assert_eq!(finished.status, 14, "a triple fault outranks what a trace finds: {finished:#?}");
+    assert!(
+        ["the exits are not those", "total: "].iter().all(|found| finished.stderr.contains(found)),
+        "{finished:#?}"
+    );
+
     scratch.file("hello", b"hlt\nhalt\n");
     let finished = trace(&["--golden", &file]);
     assert!(finished.status == 10 && finished.stderr.contains("line 2: \"halt\" is no kind of exit"), "{finished:#?}");

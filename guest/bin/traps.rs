@@ -74,7 +74,7 @@ static STEPS: [Step; 19] = [
     step("ipi", "an interrupt from one processor to another, which sleeps in HLT", ipi),
 ];
 
-/// A port and addresses that no device of the machine has; the first page of the last GiB but one lies in the hole.
+/// A port and an address that no device of the machine has; the hole below 4 GiB begins there.
 const NO_DEVICE: u16 = 0x700;
 const NO_MEMORY: u64 = 3 * GIB;
 /// The debug console: what is written there appears.
@@ -85,10 +85,10 @@ const DEADLINE: u8 = VECTOR + 1;
 /// How long another processor may take to answer.
 const ANSWER_LIMIT_MS: u32 = 5000;
 
-/// Where the ACPI tables are; 0: a machine without interrupt controllers has none.
 /// How long a hypercall may take.
 const HYPERCALL_LIMIT_MS: u32 = 500;
 
+/// Where the ACPI tables are; 0: a machine without interrupt controllers has none.
 static RSDP: AtomicU64 = AtomicU64::new(0);
 /// Interrupts so far.
 static INTERRUPTS: AtomicU64 = AtomicU64::new(0);
@@ -250,24 +250,20 @@ fn rdtsc() -> Found {
 fn control_registers() -> Found {
     const TASK_SWITCHED: u64 = 1 << 3;
     const NO_TIME_STAMPS: u64 = 1 << 2; // for ring 3
-    let (cr0, cr4): (u64, u64);
-    let (mut changed0, mut changed3, mut changed4, mut raised, mut lowered): (u64, u64, u64, u64, u64);
+    let (cr0, cr3, cr4): (u64, u64, u64);
+    let (new0, new3, new4, raised, lowered): (u64, u64, u64, u64, u64);
     // SAFETY: each value is legal, ring 0 minds none of them, and the old ones come back.
     unsafe {
         asm!("mov {}, cr0", out(reg) cr0);
-        asm!("mov cr0, {1}", "mov {0}, cr0", "mov cr0, {2}", out(reg) changed0, in(reg) cr0 | TASK_SWITCHED, in(reg) cr0);
-        asm!("mov {0}, cr3", "mov cr3, {0}", "mov {0}, cr3", out(reg) changed3);
+        asm!("mov cr0, {1}", "mov {0}, cr0", "mov cr0, {2}", out(reg) new0, in(reg) cr0 | TASK_SWITCHED, in(reg) cr0);
+        asm!("mov {0}, cr3", "mov cr3, {0}", "mov {1}, cr3", out(reg) cr3, out(reg) new3);
         asm!("mov {}, cr4", out(reg) cr4);
-        asm!("mov cr4, {1}", "mov {0}, cr4", "mov cr4, {2}", out(reg) changed4, in(reg) cr4 ^ NO_TIME_STAMPS, in(reg) cr4);
+        asm!("mov cr4, {1}", "mov {0}, cr4", "mov cr4, {2}", out(reg) new4, in(reg) cr4 ^ NO_TIME_STAMPS, in(reg) cr4);
         asm!("mov cr8, {1}", "mov {0}, cr8", out(reg) raised, in(reg) 5u64);
         asm!("mov cr8, {1}", "mov {0}, cr8", out(reg) lowered, in(reg) 0u64);
     }
-    changed0 ^= cr0 ^ TASK_SWITCHED;
-    changed3 &= 0xfff;
-    changed4 ^= cr4 ^ NO_TIME_STAMPS;
-    raised ^= 5;
-    lowered |= changed0 | changed3 | changed4 | raised;
-    (lowered == 0).into()
+    let written = new0 == cr0 | TASK_SWITCHED && new3 == cr3 && new4 == cr4 ^ NO_TIME_STAMPS;
+    (written && raised == 5 && lowered == 0).into()
 }
 
 /// Two physical pages by turns at one address: without INVLPG the processor may go on with the old one.
@@ -319,15 +315,14 @@ fn pause() -> Found {
     Found::Right
 }
 
-/// KVM offers them only where it was told that guests may really make the host's processor wait.
+/// KVM offers them only where it was told that guests may make the host's processor wait (KVM_CAP_X86_DISABLE_EXITS).
 fn mwait() -> Found {
     const MONITOR: u32 = 1 << 3;
     if cpu::cpuid(1, 0).ecx & MONITOR == 0 {
         return Found::NotHere;
     }
     let watched = 0u64;
-    // SAFETY: reads `watched`; MWAIT may end at once, and an interrupt that never comes would not be the only end: hints 0
-    // let any event end it. The write in between disarms the monitor.
+    // SAFETY: the write between the two is what MWAIT would wait for, so it ends at once.
     unsafe {
         asm!("monitor", in("rax") &raw const watched, in("ecx") 0, in("edx") 0);
         asm!("mov [{}], {}", in(reg) &raw const watched, in(reg) 1u64);

@@ -222,14 +222,19 @@ impl Run {
 
 impl Run {
     /// Takes in what a trace found: a run that is not what it was asked to be fails, and so does one whose trace could not be
-    /// written.
-    pub fn consider_trace(&mut self, found: Vec<io::Result<Verdict>>, ok_exit: Option<u32>) {
+    /// written. Returns what else is to be said: where the run failed in a worse way, and where more than one thing is broken.
+    pub fn consider_trace(&mut self, found: Vec<io::Result<Verdict>>, ok_exit: Option<u32>) -> Vec<String> {
+        let mut beside = Vec::new();
         for verdict in found {
-            let Ending::Outcome(outcome) = &self.ending else { return };
+            let Ending::Outcome(outcome) = &self.ending else { break };
             match verdict {
                 Ok(Verdict::Fine) => {}
                 Ok(Verdict::Broken(what)) => {
-                    let worse = outcome.clone().or_worse(Outcome::TraceBroken { what });
+                    let broken = Outcome::TraceBroken { what: what.clone() };
+                    let worse = outcome.clone().or_worse(broken.clone());
+                    if worse != broken {
+                        beside.push(what);
+                    }
                     self.status = worse.status(ok_exit);
                     self.ending = Ending::Outcome(worse);
                 }
@@ -239,6 +244,7 @@ impl Run {
                 }
             }
         }
+        beside
     }
 }
 

@@ -21,9 +21,10 @@ pub fn run(config: &RunConfig, trace: Option<&TraceConfig>, process_start: u64) 
         Ok(Attempt { run, diagnosis, tracing }) => (run, diagnosis, tracing),
         Err(error) => (not_begun(config, &error), String::new(), None),
     };
+    let mut broken = Vec::new();
     if let Some(tracing) = tracing {
         let found = tracing.finish(&run);
-        run.consider_trace(found, config.ends.ok_exit);
+        broken = run.consider_trace(found, config.ends.ok_exit);
     }
     if run.lost_bytes > 0 {
         say(&format!("{} bytes of the console reached no reader", run.lost_bytes));
@@ -31,6 +32,7 @@ pub fn run(config: &RunConfig, trace: Option<&TraceConfig>, process_start: u64) 
     if let Some(failure) = run.failure() {
         say(failure.trim_end());
     }
+    broken.iter().for_each(|what| say(what.trim_end()));
     if !diagnosis.is_empty() {
         say(diagnosis.trim_end());
     }
