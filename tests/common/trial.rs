@@ -19,7 +19,8 @@ use hostel::arch::cpuid::CpuidLeaf;
 use hostel::arch::layout::MIB;
 use hostel::arch::paging::{USER, identity_map};
 use hostel::arch::segment::Segment;
-use hostel::debug::explain::trial::{Feature, Ring, Trial, XSAVE};
+use hostel::debug::explain::trial::{Feature, Host, Ring, Trial, XSAVE};
+use hostel::kvm::debug::GuestDebug;
 use hostel::kvm::exit::{Exit, Reply};
 use hostel::kvm::kick;
 use hostel::kvm::stats::Stats;
@@ -36,6 +37,11 @@ use std::time::Duration;
 
 /// How often a trial's code runs.
 pub const REPETITIONS: u32 = 64;
+
+/// Long enough for each trial that ends by itself, also in software emulation.
+const PATIENCE: Duration = Duration::from_secs(60);
+/// When a trial is kicked that ends by nothing else.
+const UNTIL_KICK: Duration = Duration::from_millis(200);
 
 const PAGE_TABLES: u64 = 0x1000;
 const GDT: u64 = 0x8000;
@@ -83,8 +89,9 @@ pub fn offers(leaves: &[CpuidLeaf], feature: Feature) -> bool {
     leaves.any(|leaf| [leaf.eax, leaf.ebx, leaf.ecx, leaf.edx][feature.register] >> feature.bit & 1 == 1)
 }
 
-/// Runs the trial to its end, or to an exit behind which there is no going on, and kicks the vCPU when `patience` ends.
-pub fn observe(trial: &'static Trial, patience: Duration) -> Sight {
+/// Runs the trial to its end, or to an exit behind which there is no going on.
+pub fn observe(trial: &'static Trial) -> Sight {
+    let patience = if trial.host == Host::Kicks { UNTIL_KICK } else { PATIENCE };
     kick::install_handler().unwrap();
     let (sights, sight) = channel();
     let vcpu_thread = thread::spawn(move || sights.send(watch(trial)).unwrap());
@@ -112,7 +119,12 @@ fn watch(trial: &Trial) -> Sight {
             _ => Reply::Resume,
         };
         match exit {
-            Exit::PioWrite { port, .. } if port == u16::from(PORT_BEGIN) => before = counters(&stats),
+            Exit::PioWrite { port, .. } if port == u16::from(PORT_BEGIN) => {
+                if trial.host == Host::Steps {
+                    vcpu.debug(&GuestDebug { step: true, ..GuestDebug::default() }).unwrap();
+                }
+                before = counters(&stats);
+            }
             Exit::PioWrite { port, .. } if port == u16::from(PORT_END) => break,
             _ => exits.push(exit),
         }
@@ -144,6 +156,9 @@ fn machine(trial: &Trial) -> (Vm, Vcpu) {
 
     let system = System::open().unwrap();
     let vm = Vm::new(&system, trial.irqchip, ram).unwrap();
+    if let Host::FiltersMsr(name) = trial.host {
+        vm.filter_msrs(&name.parse().unwrap()).unwrap();
+    }
     let vcpu = vm.create_vcpu(0).unwrap();
     let cpuid = system.supported_cpuid().unwrap();
     vcpu.set_cpuid(&cpuid).unwrap();

@@ -4,7 +4,7 @@
 //! structure".
 
 use super::entry::{Entry, Nature, ShownBy};
-use super::trial::{Claim, KVM, NATIVE, Trial};
+use super::trial::{Claim, Host, KVM, NATIVE, Trial};
 use crate::debug::event::ExitKind;
 
 /// Vector of #GP (Intel SDM vol. 3A §6.15).
@@ -13,7 +13,7 @@ const GP: u8 = 13;
 pub(super) const ENTRIES: &[Entry] = &[
     Entry {
         name: "pio-read",
-        aliases: &["in", "pio", "port", "ioio"],
+        aliases: &["in", "pio", "port", "ioio", "kvm-exit-io"],
         kind: Some(ExitKind::PioRead),
         summary: "IN, or one element of INS: the guest reads a port",
         nature: Nature::PrivilegedByIopl,
@@ -34,7 +34,7 @@ pub(super) const ENTRIES: &[Entry] = &[
     },
     Entry {
         name: "pio-write",
-        aliases: &["out", "pio", "port", "ioio"],
+        aliases: &["out", "pio", "port", "ioio", "kvm-exit-io"],
         kind: Some(ExitKind::PioWrite),
         summary: "OUT, or one element of OUTS: the guest writes to a port",
         nature: Nature::PrivilegedByIopl,
@@ -84,7 +84,7 @@ pub(super) const ENTRIES: &[Entry] = &[
     },
     Entry {
         name: "mmio-read",
-        aliases: &["mmio", "ept-violation", "npf"],
+        aliases: &["mmio", "ept-violation", "ept-misconfiguration", "npf", "kvm-exit-mmio"],
         kind: Some(ExitKind::MmioRead),
         summary: "a read of a guest-physical address without RAM: a device's register, or a hole",
         nature: Nature::Event,
@@ -108,7 +108,7 @@ pub(super) const ENTRIES: &[Entry] = &[
     },
     Entry {
         name: "mmio-write",
-        aliases: &["mmio", "ept-violation", "npf"],
+        aliases: &["mmio", "ept-violation", "ept-misconfiguration", "npf", "kvm-exit-mmio"],
         kind: Some(ExitKind::MmioWrite),
         summary: "a write to a guest-physical address without RAM: a device's register, or a hole",
         nature: Nature::Event,
@@ -130,7 +130,7 @@ pub(super) const ENTRIES: &[Entry] = &[
     },
     Entry {
         name: "msr-read",
-        aliases: &["rdmsr", "msr"],
+        aliases: &["rdmsr", "msr", "kvm-exit-x86-rdmsr"],
         kind: Some(ExitKind::MsrRead),
         summary: "RDMSR of a register that KVM does not know, or was told to ask about",
         nature: Nature::Privileged,
@@ -140,14 +140,18 @@ pub(super) const ENTRIES: &[Entry] = &[
         svm: "intercept MSR_PROT with an MSR permission map of two bits a register",
         kvm: "Answers the registers that it knows. For others it asks user space, as KVM_CAP_X86_USER_SPACE_MSR has \
               it; without that, #GP.",
-        hostel: "Answers #GP, as a processor without the register does, and tells once which register was tried.",
-        files: &["src/kvm/vm.rs", "src/machine/io.rs", "src/arch/msr.rs"],
+        hostel: "Answers #GP, as a processor without the register does, and tells once which register was tried. \
+                 What `hostel trace --msr` filters it has KVM answer: the guest notices nothing.",
+        files: &["src/kvm/msr_filter.rs", "src/machine/io.rs", "src/arch/msr.rs"],
         sources: &["Intel SDM vol. 3C §25.6.9, §26.1.3", "AMD APM vol. 2 §15.11", "KVM API KVM_EXIT_X86_RDMSR"],
         shown_by: ShownBy::Trials(&[
             Trial::ring0("mov ecx, 0x12345678; rdmsr", &[0xb9, 0x78, 0x56, 0x34, 0x12, 0x0f, 0x32])
                 .everywhere(Claim::to_user(ExitKind::MsrRead)),
             // IA32_EFER
             Trial::ring0("mov ecx, 0xc0000080; rdmsr", &[0xb9, 0x80, 0, 0, 0xc0, 0x0f, 0x32]).hardware(KVM),
+            Trial::ring0("mov ecx, 0xc0000080; rdmsr", &[0xb9, 0x80, 0, 0, 0xc0, 0x0f, 0x32])
+                .while_host(Host::FiltersMsr("IA32_EFER"))
+                .everywhere(Claim::to_user(ExitKind::MsrRead)),
             // IA32_FS_BASE
             Trial::ring0("mov ecx, 0xc0000100; rdmsr", &[0xb9, 0, 1, 0, 0xc0, 0x0f, 0x32]),
             Trial::ring3("mov ecx, 0xc0000080; rdmsr", &[0xb9, 0x80, 0, 0, 0xc0, 0x0f, 0x32])
@@ -157,7 +161,7 @@ pub(super) const ENTRIES: &[Entry] = &[
     },
     Entry {
         name: "msr-write",
-        aliases: &["wrmsr", "msr"],
+        aliases: &["wrmsr", "msr", "kvm-exit-x86-wrmsr"],
         kind: Some(ExitKind::MsrWrite),
         summary: "WRMSR of a register that KVM does not know, or was told to ask about",
         nature: Nature::Privileged,
@@ -166,19 +170,22 @@ pub(super) const ENTRIES: &[Entry] = &[
         svm: "intercept MSR_PROT with an MSR permission map",
         kvm: "As for RDMSR. Writes of the TSC deadline and of the x2APIC's command register are answered on a short \
               way, before the rest of an exit's work.",
-        hostel: "Answers #GP and tells once which register was tried.",
-        files: &["src/kvm/vm.rs", "src/machine/io.rs", "src/arch/msr.rs"],
+        hostel: "Answers #GP and tells once which register was tried; what is filtered it has KVM write.",
+        files: &["src/kvm/msr_filter.rs", "src/machine/io.rs", "src/arch/msr.rs"],
         sources: &["Intel SDM vol. 3C §25.6.9, §26.1.3", "AMD APM vol. 2 §15.11", "KVM API KVM_EXIT_X86_WRMSR"],
         shown_by: ShownBy::Trials(&[
             Trial::ring0("mov ecx, 0x12345678; wrmsr", &[0xb9, 0x78, 0x56, 0x34, 0x12, 0x0f, 0x30])
                 .everywhere(Claim::to_user(ExitKind::MsrWrite)),
             Trial::ring0("mov ecx, 0xc0000080; rdmsr; wrmsr", &[0xb9, 0x80, 0, 0, 0xc0, 0x0f, 0x32, 0x0f, 0x30])
                 .hardware(KVM),
+            Trial::ring0("mov ecx, 0xc0000081; wrmsr", &[0xb9, 0x81, 0, 0, 0xc0, 0x0f, 0x30])
+                .while_host(Host::FiltersMsr("IA32_STAR"))
+                .everywhere(Claim::to_user(ExitKind::MsrWrite)),
         ]),
     },
     Entry {
         name: "eoi",
-        aliases: &["ioapic-eoi", "end-of-interrupt"],
+        aliases: &["ioapic-eoi", "end-of-interrupt", "kvm-exit-ioapic-eoi"],
         kind: Some(ExitKind::IoapicEoi),
         summary: "a LAPIC saw the end of a level-triggered interrupt that the IOAPIC sent",
         nature: Nature::Event,

@@ -3,7 +3,7 @@
 //! Sources: Intel SDM vol. 3C §26.1.3, §26.2; AMD APM vol. 2 §15.9, §15.14.3; KVM API §5 "The kvm_run structure".
 
 use super::entry::{Entry, Nature, ShownBy};
-use super::trial::{Claim, KVM, NATIVE, Trial};
+use super::trial::{Claim, Host, KVM, NATIVE, Trial};
 use crate::arch::irqchip::Irqchip;
 use crate::debug::event::ExitKind;
 
@@ -15,7 +15,7 @@ const TIMER: u8 = 0x41;
 pub(super) const ENTRIES: &[Entry] = &[
     Entry {
         name: "hlt",
-        aliases: &["halt"],
+        aliases: &["halt", "kvm-exit-hlt"],
         kind: Some(ExitKind::Halt),
         summary: "HLT: the vCPU waits for an interrupt",
         nature: Nature::Privileged,
@@ -48,7 +48,7 @@ pub(super) const ENTRIES: &[Entry] = &[
     },
     Entry {
         name: "shutdown",
-        aliases: &["triple-fault"],
+        aliases: &["triple-fault", "kvm-exit-shutdown"],
         kind: Some(ExitKind::Shutdown),
         summary: "a triple fault: an exception whose handler could not be called, nor that of the double fault",
         nature: Nature::Event,
@@ -69,7 +69,7 @@ pub(super) const ENTRIES: &[Entry] = &[
     },
     Entry {
         name: "system-event",
-        aliases: &[],
+        aliases: &["kvm-exit-system-event"],
         kind: Some(ExitKind::SystemEvent),
         summary: "the guest asked for shutdown, reset or crash by a paravirtual interface that KVM itself offers",
         nature: Nature::Event,
@@ -86,7 +86,7 @@ pub(super) const ENTRIES: &[Entry] = &[
     },
     Entry {
         name: "debug",
-        aliases: &["single-step", "breakpoint", "kvm_exit_debug"],
+        aliases: &["single-step", "breakpoint", "kvm-exit-debug"],
         kind: Some(ExitKind::Debug),
         summary: "a single step or a breakpoint that the host's debugger set",
         nature: Nature::Event,
@@ -94,14 +94,16 @@ pub(super) const ENTRIES: &[Entry] = &[
         vmx: "exception bitmap, bits 1 and 3; RFLAGS.TF of the guest or the monitor trap flag",
         svm: "intercepts of #DB and #BP; RFLAGS.TF of the guest",
         kvm: "KVM_EXIT_DEBUG with the address and DR6.",
-        hostel: "Hands it to the debugger that asked for it; if none did, goes on.",
-        files: &["src/kvm/vcpu.rs", "src/machine/io.rs"],
+        hostel: "Tells the gdb that asked for it, which decides whether the breakpoint was its own.",
+        files: &["src/kvm/debug.rs", "src/debug/gdb/gate.rs"],
         sources: &["Intel SDM vol. 3C §25.6.3", "AMD APM vol. 2 §15.12", "KVM API KVM_SET_GUEST_DEBUG"],
-        shown_by: ShownBy::Nothing("it takes a debugger on the host; `int3` and `int1` show what happens without"),
+        shown_by: ShownBy::Trials(&[
+            Trial::ring0("nop", &[0x90]).while_host(Host::Steps).everywhere(Claim::to_user(ExitKind::Debug)),
+        ]),
     },
     Entry {
         name: "hypercall",
-        aliases: &["kvm_exit_hypercall"],
+        aliases: &["kvm-exit-hypercall"],
         kind: Some(ExitKind::Hypercall),
         summary: "a hypercall that KVM leaves to user space",
         nature: Nature::Hypervisor,
@@ -118,7 +120,7 @@ pub(super) const ENTRIES: &[Entry] = &[
     },
     Entry {
         name: "set-tpr",
-        aliases: &["tpr"],
+        aliases: &["tpr", "kvm-exit-set-tpr"],
         kind: Some(ExitKind::SetTpr),
         summary: "the guest lowered CR8 where there is no LAPIC in the kernel: more interrupts may pass now",
         nature: Nature::Event,
@@ -141,7 +143,7 @@ pub(super) const ENTRIES: &[Entry] = &[
     },
     Entry {
         name: "irq-window",
-        aliases: &["interrupt-window"],
+        aliases: &["interrupt-window", "kvm-exit-irq-window-open"],
         kind: Some(ExitKind::IrqWindow),
         summary: "the guest can take an interrupt now: it set RFLAGS.IF, and user space had asked to hear of it",
         nature: Nature::Event,
@@ -158,7 +160,7 @@ pub(super) const ENTRIES: &[Entry] = &[
     },
     Entry {
         name: "interrupted",
-        aliases: &["kick", "intr", "external-interrupt"],
+        aliases: &["kick", "intr", "external-interrupt", "kvm-exit-intr"],
         kind: Some(ExitKind::Interrupted),
         summary: "a signal for the vCPU's thread: Hostel wants it out of the guest",
         nature: Nature::Event,
@@ -173,12 +175,12 @@ pub(super) const ENTRIES: &[Entry] = &[
         files: &["src/kvm/kick.rs", "src/vcpu/run_loop.rs", "src/vcpu/thread.rs"],
         sources: &["Intel SDM vol. 3C §25.6.1", "AMD APM vol. 2 §15.13", "KVM API KVM_RUN"],
         shown_by: ShownBy::Trials(&[
-            Trial::ring0("jmp short 0", &[0xeb, 0xfe]).everywhere(Claim::to_user(ExitKind::Interrupted)),
+            Trial::ring0("jmp short 0", &[0xeb, 0xfe]).while_host(Host::Kicks).everywhere(Claim::to_user(ExitKind::Interrupted)),
         ]),
     },
     Entry {
         name: "failure",
-        aliases: &["internal-error", "fail-entry", "emulation-failure"],
+        aliases: &["internal-error", "fail-entry", "emulation-failure", "kvm-exit-internal-error"],
         kind: Some(ExitKind::Failure),
         summary: "KVM could not go on: an instruction that it cannot emulate, a state that the processor refuses, \
                   or an exit unknown here",

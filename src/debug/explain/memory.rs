@@ -122,7 +122,7 @@ pub(super) const ENTRIES: &[Entry] = &[
                  what no device takes.",
         files: &["src/kvm/vm.rs", "src/machine/io.rs"],
         sources: &["Intel SDM vol. 3C §28.2.1", "AMD APM vol. 2 §15.25.6", "KVM API KVM_CAP_READONLY_MEM"],
-        shown_by: ShownBy::Nothing("no machine of Hostel's has read-only memory but those of the trap laboratory"),
+        shown_by: ShownBy::Nothing("Hostel gives no guest read-only memory"),
     },
     Entry {
         name: "lapic",

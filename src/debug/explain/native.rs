@@ -65,7 +65,7 @@ pub(super) const ENTRIES: &[Entry] = &[
     },
     Entry {
         name: "rdtscp",
-        aliases: &["rdpid", "tsc_aux"],
+        aliases: &["rdpid", "tsc-aux"],
         kind: None,
         summary: "RDTSCP: the time stamp counter and IA32_TSC_AUX, by which Linux tells the processor's number",
         nature: Nature::Sensitive,

@@ -125,7 +125,7 @@ pub(super) const ENTRIES: &[Entry] = &[
     },
     Entry {
         name: "vmrun",
-        aliases: &["vmload", "vmsave", "stgi", "clgi", "skinit eax", "invlpga"],
+        aliases: &["vmload", "vmsave", "stgi", "clgi", "skinit", "invlpga"],
         kind: None,
         summary: "VMRUN and the rest of SVM: a guest that wants guests, on AMD's processors",
         nature: Nature::Hypervisor,

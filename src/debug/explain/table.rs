@@ -50,12 +50,17 @@ pub fn one_line(kind: ExitKind) -> &'static str {
 /// # Errors
 /// None does: names that look like it.
 pub fn find(word: &str) -> Result<Vec<&'static Entry>, Vec<&'static str>> {
-    let word = word.trim().to_lowercase().replace(['_', ' '], "-");
+    let word = normal(word);
     if let Some(entry) = entries().find(|entry| entry.name == word) {
         return Ok(vec![entry]);
     }
     let meant: Vec<_> = entries().filter(|entry| entry.aliases.contains(&word.as_str())).collect();
     if meant.is_empty() { Err(suggestions(&word)) } else { Ok(meant) }
+}
+
+/// A word as the table has it.
+fn normal(word: &str) -> String {
+    word.trim().to_lowercase().replace(['_', ' '], "-")
 }
 
 /// Names like `word`, the nearest first.
@@ -119,7 +124,7 @@ mod tests {
         assert_eq!(names.len(), entries().count());
         for entry in entries() {
             for name in entry.aliases.iter().chain([&entry.name]) {
-                assert_eq!(**name, name.to_lowercase(), "searched in lower case");
+                assert_eq!(**name, normal(name), "as it is searched");
                 assert!(*name == entry.name || !names.contains(name), "{name} of {} is a row itself", entry.name);
             }
         }
@@ -188,6 +193,7 @@ mod tests {
         assert_eq!(names("OUT"), Ok(vec!["pio-write"]));
         assert_eq!(names("MMIO_Write"), Ok(vec!["mmio-write"]));
         assert_eq!(names("pio"), Ok(vec!["pio-read", "pio-write"]));
+        assert_eq!(names("KVM_EXIT_HLT"), Ok(vec!["hlt"]));
         assert_eq!(names("triple fault"), Ok(vec!["shutdown"]));
         assert!(names("cpudi").unwrap_err().contains(&"cpuid"));
         assert_eq!(names(""), Err(vec![]));

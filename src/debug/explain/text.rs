@@ -2,7 +2,7 @@
 
 use super::entry::{Entry, ShownBy};
 use super::table::{GROUPS, entries};
-use super::trial::{Claim, Ring, Seen, Trial};
+use super::trial::{Claim, Host, Ring, Seen, Trial};
 use crate::debug::decode::hex;
 
 /// Columns of text on a terminal.
@@ -98,7 +98,13 @@ fn fields(entry: &Entry) -> impl Iterator<Item = (&'static str, String)> {
 fn place(trial: &Trial) -> String {
     let ring = if trial.ring == Ring::Zero { "ring 0" } else { "ring 3" };
     let needs = trial.needs.map_or(String::new(), |feature| format!(", where CPUID has {}", feature.name));
-    format!("{ring}, irqchip {}{needs}", trial.irqchip)
+    let host = match trial.host {
+        Host::Idle => String::new(),
+        Host::Kicks => ", kicked by the host".to_owned(),
+        Host::Steps => ", stepped by the host".to_owned(),
+        Host::FiltersMsr(name) => format!(", {name} filtered"),
+    };
+    format!("{ring}, irqchip {}{host}{needs}", trial.irqchip)
 }
 
 /// The claims of a trial, those that are alike together.

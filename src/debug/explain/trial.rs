@@ -18,6 +18,8 @@ pub struct Trial {
     pub ring: Ring,
     /// Interrupt controllers of the machine.
     pub irqchip: Irqchip,
+    /// What the host does besides.
+    pub host: Host,
     /// What CPUID must offer.
     pub needs: Option<Feature>,
     /// What is seen with VMX.
@@ -35,6 +37,19 @@ pub enum Ring {
     Zero,
     /// Programs'.
     Three,
+}
+
+/// What the host does besides running the vCPU.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Host {
+    /// Nothing.
+    Idle,
+    /// Kicks the vCPU after a while.
+    Kicks,
+    /// Steps it instruction by instruction.
+    Steps,
+    /// Has KVM ask about the accesses to this model-specific register.
+    FiltersMsr(&'static str),
 }
 
 /// A bit of CPUID.
@@ -114,8 +129,8 @@ impl Claim {
 impl Trial {
     /// Code for ring 0. Unless said otherwise the processor runs it alone, and software interprets it.
     pub const fn ring0(asm: &'static str, code: &'static [u8]) -> Trial {
-        let (ring, irqchip, needs) = (Ring::Zero, Irqchip::None, None);
-        Trial { asm, code, ring, irqchip, needs, vmx: NATIVE, svm: NATIVE, software: INTERPRETED }
+        let (ring, irqchip, host, needs) = (Ring::Zero, Irqchip::None, Host::Idle, None);
+        Trial { asm, code, ring, irqchip, host, needs, vmx: NATIVE, svm: NATIVE, software: INTERPRETED }
     }
 
     /// Code for ring 3. Unless said otherwise the processor runs it alone.
@@ -126,6 +141,11 @@ impl Trial {
     /// On a machine with these interrupt controllers.
     pub const fn on(self, irqchip: Irqchip) -> Trial {
         Trial { irqchip, ..self }
+    }
+
+    /// While the host does this.
+    pub const fn while_host(self, host: Host) -> Trial {
+        Trial { host, ..self }
     }
 
     /// Only where CPUID offers `feature`.
