@@ -1,4 +1,5 @@
-//! `hostel trace --export`: what is written is what the trace event format demands, for one vCPU and for several.
+//! What files of a traced run are written: `hostel trace --export` as the trace event format demands it, for one vCPU and
+//! for several; `--report html:FILE`, whose content the page's own tests and `tests/browser` look at.
 //!
 //! Source: "Trace Event Format", "JSON Object Format", "Complete Events", "Instant Events", "Metadata Events".
 
@@ -129,5 +130,33 @@ fn each_vcpu_has_its_track() {
     assert_eq!(timeline.tracks.keys().collect::<Vec<_>>(), ["vCPU 0", "vCPU 1"]);
     for (track, slices) in &timeline.tracks {
         assert!(slices.iter().any(|slice| slice.kind != "guest"), "{track} has no exit");
+    }
+}
+
+#[test]
+fn a_run_writes_its_page_beside_other_reports_and_prints_no_trace() {
+    if !kvm::available() {
+        return;
+    }
+    let scratch = Scratch::new("timeline-reports");
+    let (page, junit) = (scratch.join("page.html"), scratch.join("junit.xml"));
+    let reports = ["--report", &format!("html:{page}"), "--report", &format!("junit:{junit}")];
+    let run = hostel(&[&["run", "hello"], &reports[..]].concat(), "");
+    assert_eq!((run.status, run.stderr.as_str()), (0, ""));
+    let page = fs::read_to_string(page).unwrap();
+    assert!(page.starts_with("<!doctype html>") && page.ends_with("</html>\n"), "{page}");
+    assert!(page.contains(r#""text":["Hello from a guest: 64-bit code in ring 0.","#));
+    assert!(fs::read_to_string(junit).unwrap().contains("<testsuites"));
+}
+
+#[test]
+fn a_file_that_cannot_be_written_is_named_before_the_guest_runs() {
+    if !kvm::available() {
+        return;
+    }
+    for arguments in [["run", "--report", "html:/nowhere/page"], ["trace", "--export", "/nowhere/trace"]] {
+        let run = hostel(&[&arguments[..], &["hello"]].concat(), "");
+        assert_eq!((run.status, run.stdout.as_str()), (10, ""), "{run:?}");
+        assert!(run.stderr.contains("/nowhere/"), "{run:?}");
     }
 }

@@ -31,6 +31,7 @@ const SCRIPT: &str = concat!(
     include_str!("page/trace.js"),
     include_str!("page/view.js"),
     include_str!("page/timeline.js"),
+    include_str!("page/overview.js"),
     include_str!("page/gestures.js"),
     include_str!("page/exit.js"),
     include_str!("page/console.js"),

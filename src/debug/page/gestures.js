@@ -10,7 +10,7 @@ class Gestures {
     this.tip = document.getElementById("tip");
     /** Pointers that are down: where they are, by number. */
     this.down = new Map();
-    const { canvas, overview } = timeline;
+    const { canvas } = timeline;
     canvas.addEventListener("wheel", (event) => this.wheel(event), { passive: false });
     canvas.addEventListener("pointerdown", (event) => this.press(event));
     canvas.addEventListener("pointermove", (event) => this.drag(event));
@@ -19,9 +19,6 @@ class Gestures {
     canvas.addEventListener("pointerleave", () => this.leave());
     canvas.addEventListener("dblclick", (event) => this.view.zoom(0.25, timeline.ns(event.offsetX)));
     canvas.addEventListener("keydown", (event) => this.key(event));
-    const jump = (event) => event.buttons & 1 && this.jump(event.offsetX);
-    overview.addEventListener("pointerdown", (event) => { overview.setPointerCapture(event.pointerId); jump(event); });
-    overview.addEventListener("pointermove", jump);
     for (const button of document.querySelectorAll("[data-act]")) {
       button.addEventListener("click", () => this.act(button.dataset.act));
     }
@@ -137,12 +134,5 @@ class Gestures {
     this.timeline.pointer = null;
     this.tip.hidden = true;
     this.view.changed();
-  }
-
-  /** Moves the window's middle to where the overview is pressed. */
-  jump(x) {
-    const { timeline, view } = this;
-    const ns = ((x - timeline.gutter) / (timeline.width - timeline.gutter)) * view.trace.end;
-    view.show(ns - view.span / 2, ns + view.span / 2);
   }
 }

@@ -1,4 +1,4 @@
-// The timeline: axis, milestones, a track a vCPU, the console's lines; below it the whole run with the window marked.
+// The timeline: axis, milestones, a track a vCPU, the console's lines.
 // A pixel column with many exits shows how many (logarithmically) and of which kinds; where there is room, an exit is a box
 // as long as its answer took, and the ground between boxes is guest code.
 
@@ -12,13 +12,13 @@ class Timeline {
     this.view = view;
     this.trace = view.trace;
     this.canvas = document.getElementById("tracks");
-    this.overview = document.getElementById("overview");
     this.range = document.getElementById("range");
     this.pointer = null;
     const dark = matchMedia("(prefers-color-scheme: dark)");
     dark.addEventListener("change", () => { this.colours = null; view.changed(); });
     new ResizeObserver(() => view.changed()).observe(this.canvas.parentElement);
     view.addEventListener("change", () => this.draw());
+    this.overview = new Overview(this);
     new Gestures(this);
     const { width_ns: width, at_ns: marks } = this.trace.marks;
     if (width > 0) {
@@ -101,7 +101,7 @@ class Timeline {
     pen.fillText(this.gutter > 40 ? "console" : "tty", 8, this.consoleTop + CONSOLE / 2);
     const [from, to] = [view.from, view.to].map((ns) => moment(ns, view.span / 1000));
     this.range.textContent = `${from} to ${to}: ${duration(view.span)}, ${number(this.inSight)} exits`;
-    this.drawOverview();
+    this.overview.draw();
   }
 
   /** Counts narrow marks by pixel column and kind, and draws the others as boxes. */
@@ -251,29 +251,5 @@ class Timeline {
       pen.fillStyle = this.colour("text");
       pen.fillRect(Math.round(this.pointer), AXIS, 1, this.height);
     }
-  }
-
-  drawOverview() {
-    const { view, trace, overview } = this;
-    const height = overview.clientHeight || 38;
-    const pen = this.prepare(overview, height);
-    const scale = (this.width - this.gutter) / trace.end;
-    const totals = new Float32Array(Math.ceil(this.width) + 1);
-    for (const track of view.tracks) {
-      for (let i = 0; i < track.size; i++) {
-        if (view.visible[track.class[i]]) totals[Math.floor(this.gutter + track.at[i] * scale)] += track.count[i];
-      }
-    }
-    const most = Math.log1p(totals.reduce((a, b) => Math.max(a, b), 0)) || 1;
-    pen.fillStyle = this.colour("soft");
-    totals.forEach((total, x) => {
-      const high = total > 0 ? 3 + ((height - 6) * Math.log1p(total)) / most : 0;
-      pen.fillRect(x, height - high, 1, high);
-    });
-    const [left, right] = [view.from, view.to].map((ns) => this.gutter + ns * scale);
-    pen.fillStyle = this.colour("window");
-    pen.fillRect(left, 0, Math.max(right - left, 2), height);
-    pen.strokeStyle = this.colour("accent");
-    pen.strokeRect(left + 0.5, 0.5, Math.max(right - left, 2) - 1, height - 1);
   }
 }
