@@ -73,6 +73,47 @@ fn as_json_every_exit_is_an_object_with_its_instruction() {
     assert!(times.is_sorted() && end["at_ns"].as_u64() >= times.last().copied());
 }
 
+/// Where RIP stands after an exit depends on its kind and on the KVM; which instruction it was does not.
+#[test]
+fn the_instruction_of_each_exit_is_the_one_that_caused_it() {
+    if !kvm::available() {
+        return;
+    }
+    const CODE: &[(&[u8], u32, &str)] = &[
+        (b"\xe6\x80", 1, "out 0x80, al"),
+        (b"\xe4\x80", 1, "in al, 0x80"),
+        (b"\xba\xff\x03\0\0", 0, "mov edx, 0x3ff"),
+        (b"\xee", 1, "out dx, al"),
+        (b"\xee", 1, "out dx, al"),
+        (b"\xee", 1, "out dx, al"),
+        (b"\xbe\0\0\x01\0", 0, "mov esi, 0x10000"),
+        (b"\xb9\x03\0\0\0", 0, "mov ecx, 3"),
+        (b"\xf3\x6e", 3, "rep outsb dx, [rsi]"),
+        (b"\xbf\x10\0\xc0\xfe", 0, "mov edi, 0xfec00010"),
+        (b"\xc7\x07\0\0\x01\0", 1, "mov dword ptr [rdi], 0x10000"),
+        (b"\x8b\x07", 1, "mov eax, [rdi]"),
+        (b"\x8b\x07", 1, "mov eax, [rdi]"),
+        (b"\x89\x07", 1, "mov [rdi], eax"),
+        (b"\x89\x47\0", 1, "mov [rdi], eax"),
+        (b"\x66\xba\0\x06\xb0\x34", 0, "mov dx, 0x600; mov al, 0x34"),
+        (b"\xee", 1, "out dx, al"),
+    ];
+    let scratch = Scratch::new("instructions");
+    let image = scratch.file("image", &CODE.iter().flat_map(|(bytes, ..)| *bytes).copied().collect::<Vec<_>>());
+    let finished = trace(&["--format", "flat64", "--irqchip", "split", "--json", &image]);
+    assert_eq!(finished.status, 0, "{finished:#?}");
+    let mut expected = Vec::new();
+    let mut rip = 0x1_0000;
+    for (bytes, exits, text) in CODE {
+        expected.extend((0..*exits).map(|_| format!("{rip:#x} {text}")));
+        rip += bytes.len();
+    }
+    let word = |exit: &Value, name: &str| exit[name].as_str().unwrap_or("none").to_owned();
+    let (exits, _) = objects(&finished.stderr);
+    let found: Vec<_> = exits.iter().map(|exit| word(exit, "rip") + " " + &word(exit, "instruction")).collect();
+    assert_eq!(found, expected);
+}
+
 #[test]
 fn a_trace_goes_to_a_file_and_its_summary_to_standard_error() {
     if !kvm::available() {
