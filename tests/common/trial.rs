@@ -16,7 +16,7 @@
 
 use hostel::arch::cpu_state::{CpuState, TableRegister};
 use hostel::arch::cpuid::CpuidLeaf;
-use hostel::arch::layout::MIB;
+use hostel::arch::layout::{MIB, PAGE_SIZE};
 use hostel::arch::paging::{USER, identity_map};
 use hostel::arch::segment::Segment;
 use hostel::debug::explain::trial::{Feature, Host, Ring, Trial, XSAVE};
@@ -29,7 +29,10 @@ use hostel::kvm::vcpu::Vcpu;
 use hostel::kvm::vm::Vm;
 use hostel::memory::map::MemoryMap;
 use hostel::memory::ram::GuestRam;
+use kvm_bindings::{KVM_MEM_READONLY, kvm_userspace_memory_region};
 use std::collections::BTreeMap;
+use std::fs;
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::mpsc::{RecvTimeoutError, channel};
 use std::thread;
@@ -53,6 +56,13 @@ const SYSCALL_ENTRY: u64 = STUB_COMMON + 32;
 const CODE: u64 = 0x1_0000;
 const STACK_0: u64 = 0x3_0000;
 const STACK_3: u64 = 0x4_0000;
+
+/// Where a trial finds read-only memory.
+const ROM: u64 = 0xe000_0000;
+/// A slot that no RAM has.
+const ROM_SLOT: u32 = 8;
+/// `_IOW(KVMIO, 0x46, struct kvm_userspace_memory_region)` (Linux include/uapi/linux/kvm.h).
+const KVM_SET_USER_MEMORY_REGION: libc::c_ulong = 0x4020_ae46;
 
 const CODE_0: u16 = 0x10;
 const DATA_0: u16 = 0x18;
@@ -156,8 +166,10 @@ fn machine(trial: &Trial) -> (Vm, Vcpu) {
 
     let system = System::open().unwrap();
     let vm = Vm::new(&system, trial.irqchip, ram).unwrap();
-    if let Host::FiltersMsr(name) = trial.host {
-        vm.filter_msrs(&name.parse().unwrap()).unwrap();
+    match trial.host {
+        Host::FiltersMsr(name) => vm.filter_msrs(&name.parse().unwrap()).unwrap(),
+        Host::MapsRom => map_rom(&vm),
+        Host::Idle | Host::Kicks | Host::Steps => {}
     }
     let vcpu = vm.create_vcpu(0).unwrap();
     let cpuid = system.supported_cpuid().unwrap();
@@ -174,6 +186,23 @@ fn machine(trial: &Trial) -> (Vm, Vcpu) {
     vcpu.set_msr(IA32_STAR, u64::from(CODE_0) << 32).unwrap();
     vcpu.set_msr(IA32_LSTAR, SYSCALL_ENTRY).unwrap();
     (vm, vcpu)
+}
+
+/// Shows the guest the first page of its RAM a second time, read-only. Hostel has no such memory, so the call is made here.
+fn map_rom(vm: &Vm) {
+    let region = kvm_userspace_memory_region {
+        slot: ROM_SLOT,
+        flags: KVM_MEM_READONLY,
+        guest_phys_addr: ROM,
+        memory_size: PAGE_SIZE,
+        userspace_addr: vm.ram().slots()[0].hva,
+    };
+    let fds = fs::read_dir("/proc/self/fd").unwrap().map(|entry| entry.unwrap().path());
+    let is_vm = |path: &PathBuf| fs::read_link(path).is_ok_and(|link| link.as_os_str() == "anon_inode:kvm-vm");
+    let fd: i32 = fds.into_iter().find(is_vm).unwrap().file_name().unwrap().to_str().unwrap().parse().unwrap();
+    // SAFETY: the slot is RAM of this machine, the only one of the process, which holds it as long as KVM does.
+    let result = unsafe { libc::ioctl(fd, KVM_SET_USER_MEMORY_REGION, &region) };
+    assert_eq!(result, 0, "KVM_SET_USER_MEMORY_REGION: {}", std::io::Error::last_os_error());
 }
 
 /// GDT, TSS and IDT with its stubs.

@@ -4,8 +4,9 @@
 //! Sources: Intel SDM vol. 3C §29.3; AMD APM vol. 2 §15.25; KVM API KVM_SET_USER_MEMORY_REGION.
 
 use super::entry::{Entry, Nature, ShownBy};
-use super::trial::{Claim, INVPCID, KVM, NATIVE, Trial};
+use super::trial::{Claim, Host, INVPCID, KVM, NATIVE, Trial};
 use crate::arch::irqchip::Irqchip;
+use crate::debug::event::ExitKind;
 
 /// Vector of #GP (Intel SDM vol. 3A §6.15).
 const GP: u8 = 13;
@@ -118,11 +119,17 @@ pub(super) const ENTRIES: &[Entry] = &[
         svm: "a nested page fault with bit 1 of EXITINFO1",
         kvm: "For a slot with KVM_MEM_READONLY it emulates the write as MMIO: KVM_EXIT_MMIO. Dirty logging uses the \
               same trap, and lets the write go on after noting the page.",
-        hostel: "Its own RAM is all writable; a write to a slot that is not ends at the memory bus, which drops \
-                 what no device takes.",
+        hostel: "Gives no guest read-only memory. Such a write would end at the memory bus, which drops what no device \
+                 takes.",
         files: &["src/kvm/vm.rs", "src/machine/io.rs"],
         sources: &["Intel SDM vol. 3C §28.2.1", "AMD APM vol. 2 §15.25.6", "KVM API KVM_CAP_READONLY_MEM"],
-        shown_by: ShownBy::Nothing("Hostel gives no guest read-only memory"),
+        shown_by: ShownBy::Trials(&[
+            Trial::ring0("mov ebx, 0xe0000000; mov [rbx], eax", &[0xbb, 0, 0, 0, 0xe0, 0x89, 0x03])
+                .while_host(Host::MapsRom)
+                .everywhere(Claim::to_user(ExitKind::MmioWrite)),
+            Trial::ring0("mov ebx, 0xe0000000; mov eax, [rbx]", &[0xbb, 0, 0, 0, 0xe0, 0x8b, 0x03])
+                .while_host(Host::MapsRom),
+        ]),
     },
     Entry {
         name: "lapic",

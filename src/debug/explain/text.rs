@@ -102,6 +102,7 @@ fn place(trial: &Trial) -> String {
         Host::Idle => String::new(),
         Host::Kicks => ", kicked by the host".to_owned(),
         Host::Steps => ", stepped by the host".to_owned(),
+        Host::MapsRom => ", 0xe0000000 read-only".to_owned(),
         Host::FiltersMsr(name) => format!(", {name} filtered"),
     };
     format!("{ring}, irqchip {}{host}{needs}", trial.irqchip)

@@ -48,6 +48,8 @@ pub enum Host {
     Kicks,
     /// Steps it instruction by instruction.
     Steps,
+    /// Has mapped a page at 0xe0000000 read-only.
+    MapsRom,
     /// Has KVM ask about the accesses to this model-specific register.
     FiltersMsr(&'static str),
 }
