@@ -122,6 +122,11 @@ pub struct TraceConfig {
     /// End with 18 when there are more exits than this of a kind, to a device or at all: pio=200,COM1=150,total=5000
     #[arg(long, value_name = "LIMITS", value_delimiter = ',', value_parser = parse_limit, help_heading = "Trace")]
     pub budget: Vec<(String, u64)>,
+
+    /// Show the first N instructions instead, each with the registers that it changed, and the exits between them
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u64).range(1..), help_heading = "Trace",
+        conflicts_with_all = ["gdb", "report", "export", "json", "only", "device", "vcpu", "every", "skip_strings", "summary", "kvm_calls", "golden", "budget"])]
+    pub step: Option<u64>,
 }
 
 /// What the machine is made of.

@@ -32,6 +32,7 @@ pub mod recording;
 pub mod registers;
 pub mod sink;
 pub mod standstill;
+pub mod step;
 pub mod summary;
 pub mod symbols;
 pub mod timeline;

@@ -9,9 +9,9 @@ use crate::arch::segment::Segment;
 use std::fmt::Write;
 
 /// Bits of a register by name.
-type Bits = &'static [(u32, &'static str)];
+pub(super) type Bits = &'static [(u32, &'static str)];
 
-const RFLAGS: Bits = &[
+pub(super) const RFLAGS: Bits = &[
     (0, "CF"),
     (2, "PF"),
     (4, "AF"),
@@ -27,7 +27,7 @@ const RFLAGS: Bits = &[
     (18, "AC"),
     (21, "ID"),
 ];
-const CR0: Bits = &[
+pub(super) const CR0: Bits = &[
     (0, "PE"),
     (1, "MP"),
     (2, "EM"),
@@ -40,7 +40,7 @@ const CR0: Bits = &[
     (30, "CD"),
     (31, "PG"),
 ];
-const CR4: Bits = &[
+pub(super) const CR4: Bits = &[
     (0, "VME"),
     (2, "TSD"),
     (3, "DE"),
@@ -59,7 +59,7 @@ const CR4: Bits = &[
     (21, "SMAP"),
     (22, "PKE"),
 ];
-const EFER: Bits = &[(0, "SCE"), (8, "LME"), (10, "LMA"), (11, "NXE"), (12, "SVME"), (14, "FFXSR")];
+pub(super) const EFER: Bits = &[(0, "SCE"), (8, "LME"), (10, "LMA"), (11, "NXE"), (12, "SVME"), (14, "FFXSR")];
 
 /// The registers of several vCPUs, each below its number.
 pub fn describe_all(states: &[(u32, CpuState)]) -> String {
@@ -126,7 +126,7 @@ fn segment(segment: &Segment) -> String {
 }
 
 /// "246 (PF ZF IF)".
-fn with_bits(value: u64, bits: Bits) -> String {
+pub(super) fn with_bits(value: u64, bits: Bits) -> String {
     let set: Vec<&str> = bits.iter().filter(|(bit, _)| value >> bit & 1 == 1).map(|(_, name)| *name).collect();
     format!("{value:x} ({})", set.join(" "))
 }

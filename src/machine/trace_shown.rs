@@ -10,7 +10,9 @@ use crate::debug::fold::Folding;
 use crate::debug::json_lines::JsonLines;
 use crate::debug::lines::Lines;
 use crate::debug::sink::TraceSink;
+use crate::debug::step::Steps;
 use crate::debug::summary::{Form, Summary};
+use crate::debug::symbols::Symbols;
 use std::io::{BufWriter, IsTerminal, Write, stderr};
 
 /// The sinks that show what `config` asks for. A summary, the calls of KVM or a check replace what else would stand on
@@ -31,6 +33,17 @@ pub fn sinks(config: &TraceConfig) -> Result<Vec<Box<dyn TraceSink>>, TracingErr
         sinks.push(Box::new(Summary::new(to_stderr(), form)));
     }
     Ok(sinks)
+}
+
+/// The steps that `config` asks for, if it asks for steps.
+///
+/// # Errors
+/// A file cannot be created.
+pub fn steps(config: &TraceConfig, symbols: &Symbols) -> Result<Option<Steps>, TracingError> {
+    let Some(wanted) = config.step else { return Ok(None) };
+    let out =
+        config.output.as_ref().map_or_else(|| Ok(Box::new(stderr()) as Box<dyn Write + Send>), |path| create(path))?;
+    Ok(Some(Steps::new(out, wanted, symbols.clone())))
 }
 
 /// What shows each exit.

@@ -14,6 +14,7 @@ use crate::debug::golden::GoldenError;
 use crate::debug::kvm_calls::KvmCalls;
 use crate::debug::page::Page;
 use crate::debug::sink::{Milestone, TraceEnd, TraceSink, Verdict};
+use crate::debug::step::{Stepper, Steps};
 use crate::debug::symbols::Symbols;
 use crate::debug::timeline::Timeline;
 use crate::debug::trace_thread::Trace;
@@ -33,6 +34,8 @@ use std::sync::Arc;
 pub struct Tracing {
     /// Of exits, where anything shows them.
     exits: Option<Trace>,
+    /// Where steps are shown instead.
+    steps: Option<Steps>,
     /// Of KVM calls.
     calls: Option<Arc<KvmCalls>>,
     msrs: Option<MsrFilter>,
@@ -85,17 +88,18 @@ impl Tracing {
         names: &Names,
         process_start_us: u64,
     ) -> Result<Option<Tracing>, TracingError> {
-        let sinks = sinks(run, trace)?;
+        let steps = trace.map(|trace| trace_shown::steps(trace, symbols)).transpose()?.flatten();
+        let sinks = if steps.is_some() { Vec::new() } else { sinks(run, trace)? };
         let clock = TraceClock::starting_at((now_us() - process_start_us) * 1000);
         let shows_calls = trace.is_some_and(|config| config.kvm_calls);
         let calls = shows_calls.then(|| Arc::new(KvmCalls::new(clock, Box::new(stderr()))));
-        if sinks.is_empty() && calls.is_none() {
+        if sinks.is_empty() && calls.is_none() && steps.is_none() {
             return Ok(None);
         }
         let exits = if sinks.is_empty() { None } else { Some(Trace::start(clock, sinks, Symbols::clone(names))) };
         let exits = exits.transpose().map_err(TracingError::Thread)?;
         let msrs = trace.and_then(|config| config.msr.clone());
-        Ok(Some(Tracing { exits, calls, msrs, machine: facts::of_machine(blueprint) }))
+        Ok(Some(Tracing { exits, steps, calls, msrs, machine: facts::of_machine(blueprint) }))
     }
 
     /// What is to be watched of the machine besides its exits.
@@ -113,6 +117,13 @@ impl Tracing {
         let (io, ram) = (io.clone(), ram.clone());
         let name = move |exit: &Exit| register(&io, exit);
         Some(self.exits.as_ref()?.tracer(Box::new(name), Box::new(move |gpa| ram.read_u64(gpa))))
+    }
+
+    /// What steps one vCPU, where steps are shown instead of exits.
+    pub fn stepper(&self, io: &Arc<MachineIo>, ram: &Arc<GuestRam>) -> Option<Stepper> {
+        let (io, ram) = (io.clone(), ram.clone());
+        let name = move |exit: &Exit| register(&io, exit);
+        Some(self.steps.as_ref()?.stepper(Box::new(name), Box::new(move |gpa| ram.read_u64(gpa))))
     }
 
     /// Ends the trace of a run that is over, and returns what each sink found.
@@ -137,6 +148,7 @@ impl Tracing {
             facts: self.machine.into_iter().chain(facts::of_host()).chain([counted]).collect(),
         };
         let mut found = self.exits.map_or_else(Vec::new, |exits| exits.finish(end));
+        found.extend(self.steps.map(|steps| steps.finish().map(|()| Verdict::Fine)));
         found.extend(self.calls.map(|calls| calls.finish().map(|()| Verdict::Fine)));
         found
     }

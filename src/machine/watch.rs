@@ -42,6 +42,12 @@ impl Watch<'_> {
     /// What watches the exits of a vCPU.
     pub fn observer(&self, vcpu: u32, io: &Arc<MachineIo>) -> Option<Box<dyn ExitObserver>> {
         let recorder = self.recordings.get(vcpu as usize).map(|recording| Recorder::new(recording.clone()));
+        if let Some(stepper) = self.tracing.and_then(|tracing| tracing.stepper(io, &self.ram)) {
+            return Some(match recorder {
+                Some(recorder) => Box::new((recorder, stepper)),
+                None => Box::new(stepper),
+            });
+        }
         let tracer = self.tracing.and_then(|tracing| tracing.observer(io, &self.ram));
         Some(match (recorder, tracer) {
             (Some(recorder), Some(tracer)) => Box::new((recorder, tracer)),
