@@ -3,8 +3,9 @@
 //!
 //! An instruction is decoded before it runs, since it may overwrite itself. One that leaves the guest gives its exit first and
 //! its step when it is completed, which may be seen at the exit already: for a write that KVM interpreted, RIP stands behind the
-//! instruction then, and KVM does not stop for it again. Leaves out memory that an instruction changed. A vCPU that another one
-//! starts shows its second instruction first: where it begins is known only when it has begun.
+//! instruction then, and KVM does not stop for it again. MOV SS and what follows it are one step to hardware. Leaves out memory
+//! that an instruction changed. A vCPU that another one starts shows its second instruction first: where it begins is known only
+//! when it has begun.
 //! Sources: KVM API KVM_SET_GUEST_DEBUG (KVM_GUESTDBG_SINGLESTEP); `arch/x86/kvm/x86.c` (x86_emulate_instruction).
 
 use super::decode::{self, INSTRUCTION_BYTES_MAX};
@@ -24,6 +25,16 @@ use std::sync::{Arc, Mutex, MutexGuard};
 
 /// Width of the columns for address, symbol and instruction.
 const COLUMNS: (usize, usize, usize) = (10, 30, 30);
+
+/// What is asked of a vCPU.
+const STEP: GuestDebug = GuestDebug {
+    step: true,
+    step_without_interrupts: false,
+    int3: false,
+    addresses: [0; 4],
+    dr7: 0,
+    inject_int3: false,
+};
 
 /// The steps of a machine, as far as they are shown.
 pub struct Steps {
@@ -51,7 +62,7 @@ impl Steps {
     /// What steps one vCPU. `name` names the register that an access reaches, `read` reads guest RAM.
     pub fn stepper(&self, name: NameRegister, read: ReadWord) -> Stepper {
         let (shared, symbols) = (self.shared.clone(), self.symbols.clone());
-        Stepper { shared, symbols, name, read, next: None, open: None }
+        Stepper { shared, symbols, name, read, next: None, open: None, ended: false }
     }
 
     /// Ends it: whether all lines could be written.
@@ -74,12 +85,13 @@ pub struct Stepper {
     next: Option<(CpuState, String)>,
     /// The exit that is being answered, and the registers of its instruction, if that is complete.
     open: Option<(ExitEvent, Option<CpuState>)>,
+    ended: bool,
 }
 
 impl ExitObserver for Stepper {
     fn attached(&mut self, cpu: &mut dyn Cpu) {
         cpu.sync(Synced::All);
-        if let Err(error) = cpu.debug(&GuestDebug { step: true, ..GuestDebug::default() }) {
+        if let Err(error) = cpu.debug(&STEP) {
             lock(&self.shared).write(&format!("{error}\n"));
         }
         // Only the first vCPU begins where it stands; the others wait to be started.
@@ -89,6 +101,11 @@ impl ExitObserver for Stepper {
     }
 
     fn exited(&mut self, exit: Exit, cpu: &mut dyn Cpu) {
+        if lock(&self.shared).is_over() {
+            return self.end(cpu);
+        }
+        // Behind an instruction that it emulated, KVM steps on only when it is told so again.
+        let _ = cpu.debug(&STEP);
         let now = cpu.synced_state().or_else(|| cpu.state().ok());
         if !matches!(exit, Exit::Debug { .. }) {
             let complete =
@@ -102,8 +119,7 @@ impl ExitObserver for Stepper {
         let Some(now) = now else { return };
         self.stepped(cpu.id(), now);
         if self.next.is_none() {
-            // It was possible to begin; what cannot end only shows nothing any more.
-            let _ = cpu.debug(&GuestDebug::default());
+            self.end(cpu);
         }
     }
 
@@ -121,6 +137,13 @@ impl ExitObserver for Stepper {
 }
 
 impl Stepper {
+    fn end(&mut self, cpu: &mut dyn Cpu) {
+        if !std::mem::replace(&mut self.ended, true) {
+            // It was possible to begin; what cannot end only shows nothing any more.
+            let _ = cpu.debug(&GuestDebug::default());
+        }
+    }
+
     /// Takes the registers behind an instruction. There is no next one when enough are shown.
     fn stepped(&mut self, vcpu: u32, now: CpuState) {
         let over = match self.next.take() {
@@ -255,7 +278,7 @@ mod tests {
         (gpa == 0x7c00).then_some(u64::from_le_bytes([0xb0, 0x01, 0xe6, 0x80, 0xf4, 0, 0, 0]))
     }
 
-    const STEP: Exit = Exit::Debug { vector: 1, rip: 0, dr6: 0 };
+    const STEPPED: Exit = Exit::Debug { vector: 1, rip: 0, dr6: 0 };
     const OUT: Exit = Exit::PioWrite { port: 0x80, size: 1, value: 1 };
 
     #[test]
@@ -267,8 +290,8 @@ mod tests {
         let mut cpu = ScriptedCpu::new(vec![]).in_state(CpuState::real_mode(0, 0x7c00));
         stepper.attached(&mut cpu);
         assert!(cpu.debugged().step);
-        // Where KVM interprets, RIP stands behind OUT at its exit, and STEP would be that of the next instruction.
-        for (exit, rip) in [(STEP, 0x7c02), (OUT, 0x7c04), (STEP, 0x7c05), (OUT, 0x7c05)] {
+        // Where KVM interprets, RIP stands behind OUT at its exit, and the step would be that of the next instruction.
+        for (exit, rip) in [(STEPPED, 0x7c02), (OUT, 0x7c04), (STEPPED, 0x7c05), (OUT, 0x7c05)] {
             let mut state = CpuState::real_mode(0, rip);
             (state.regs.rax, state.regs.rsp) = (1, 0x7c00);
             cpu.set_state(&state).unwrap();

@@ -17,7 +17,7 @@ pub const DEBUG_ADDRESSES: usize = 4;
 /// What of the guest's execution becomes [`super::exit::Exit::Debug`].
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct GuestDebug {
-    /// Each instruction.
+    /// The next instruction; for further ones it is asked for again, since KVM forgets it behind an instruction that it emulates.
     pub step: bool,
     /// No interrupt comes while stepping; where KVM_CAP_SET_GUEST_DEBUG2 has KVM_GUESTDBG_BLOCKIRQ.
     pub step_without_interrupts: bool,

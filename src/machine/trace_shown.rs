@@ -2,6 +2,7 @@
 //! are files of their own options (`tracing.rs`).
 
 use super::devices;
+use super::names::Names;
 use super::tracing::{TracingError, create};
 use crate::arch::irqchip::Irqchip;
 use crate::config::TraceConfig;
@@ -39,11 +40,11 @@ pub fn sinks(config: &TraceConfig) -> Result<Vec<Box<dyn TraceSink>>, TracingErr
 ///
 /// # Errors
 /// A file cannot be created.
-pub fn steps(config: &TraceConfig, symbols: &Symbols) -> Result<Option<Steps>, TracingError> {
+pub fn steps(config: &TraceConfig, names: &Names) -> Result<Option<Steps>, TracingError> {
     let Some(wanted) = config.step else { return Ok(None) };
     let out =
         config.output.as_ref().map_or_else(|| Ok(Box::new(stderr()) as Box<dyn Write + Send>), |path| create(path))?;
-    Ok(Some(Steps::new(out, wanted, symbols.clone())))
+    Ok(Some(Steps::new(out, wanted, Symbols::clone(names))))
 }
 
 /// What shows each exit.

@@ -88,7 +88,7 @@ impl Tracing {
         names: &Names,
         process_start_us: u64,
     ) -> Result<Option<Tracing>, TracingError> {
-        let steps = trace.map(|trace| trace_shown::steps(trace, symbols)).transpose()?.flatten();
+        let steps = trace.map(|trace| trace_shown::steps(trace, names)).transpose()?.flatten();
         let sinks = if steps.is_some() { Vec::new() } else { sinks(run, trace)? };
         let clock = TraceClock::starting_at((now_us() - process_start_us) * 1000);
         let shows_calls = trace.is_some_and(|config| config.kvm_calls);

@@ -287,7 +287,7 @@ impl Control {
 
     fn set_pace(&self, vcpu: usize, pace: Pace) {
         let old = std::mem::replace(&mut self.desk.rules().paces[vcpu], pace);
-        if old.debug != pace.debug {
+        if old.debug != pace.debug || pace.debug.step {
             // What this KVM cannot do was found out before and is not asked for.
             let _ = self.ask(vcpu, move |cpu| cpu.debug(&pace.debug).is_ok());
         }

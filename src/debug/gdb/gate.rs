@@ -1,5 +1,7 @@
 //! Between a vCPU and the machine: exits that concern the debugger stop the vCPU here and are told to the stub's thread; all
-//! others pass. An exit that passes costs one comparison and no lock.
+//! others pass.
+//!
+//! Source: `arch/x86/kvm/x86.c` (__kvm_set_rflags).
 
 use super::breakpoints::{Breakpoints, INT3};
 use super::hardware;
@@ -132,7 +134,11 @@ impl ExitHandler for Gate {
                 self.park(Why::Died(exit), cpu)?;
                 return self.machine.handle(exit, cpu);
             }
-            other => return self.machine.handle(other, cpu),
+            other => {
+                let reply = self.machine.handle(other, cpu)?;
+                self.step_on(&self.pace(cpu), cpu);
+                return ControlFlow::Continue(reply);
+            }
         }
         ControlFlow::Continue(Reply::Resume)
     }
@@ -140,7 +146,7 @@ impl ExitHandler for Gate {
 
 impl Gate {
     fn debugged(&mut self, vector: u8, dr6: u64, cpu: &mut dyn Cpu) -> ControlFlow<StopReason> {
-        let pace = self.desk.rules().paces.get(cpu.id() as usize).copied().unwrap_or_default();
+        let pace = self.pace(cpu);
         if vector == VECTOR_BP {
             if self.at_breakpoint(cpu) {
                 return self.park(Why::Breakpoint, cpu);
@@ -166,6 +172,7 @@ impl Gate {
     /// Takes the next step, or runs where INT3 stops it.
     fn keep_crawling(&self, mut pace: Pace, cpu: &mut dyn Cpu) -> ControlFlow<StopReason> {
         if cpu.state().is_ok_and(|state| !self.desk.abilities.stops_at_int3(&state)) {
+            self.step_on(&pace, cpu);
             return ControlFlow::Continue(());
         }
         pace.crawls = false;
@@ -175,6 +182,19 @@ impl Gate {
         }
         self.desk.rules().paces[cpu.id() as usize] = pace;
         ControlFlow::Continue(())
+    }
+
+    fn pace(&self, cpu: &dyn Cpu) -> Pace {
+        self.desk.rules().paces.get(cpu.id() as usize).copied().unwrap_or_default()
+    }
+
+    /// Behind an instruction that it emulated, KVM steps on only when it is told so again: `__kvm_set_rflags` sets TF where
+    /// KVM_SET_GUEST_DEBUG was called, and nowhere else.
+    fn step_on(&self, pace: &Pace, cpu: &mut dyn Cpu) {
+        if pace.debug.step {
+            // It was possible before.
+            let _ = cpu.debug(&pace.debug);
+        }
     }
 
     fn at_breakpoint(&self, cpu: &dyn Cpu) -> bool {
