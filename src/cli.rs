@@ -1,5 +1,6 @@
 //! The command line: verbs and where they lead. Options of `run` are fields of [`RunConfig`].
 
+use crate::bench::report::Part;
 use crate::config::{IrqchipChoice, RunConfig, ScriptStep, TraceConfig};
 use crate::machine::{console, trace_shown};
 use clap::error::ErrorKind;
@@ -39,6 +40,15 @@ pub enum Verb {
         /// Print JSON
         #[arg(long)]
         json: bool,
+    },
+    /// Measure what Hostel costs here: phases of a start, exits by kind, memory beside the guest's own
+    Bench {
+        /// Print JSON
+        #[arg(long)]
+        json: bool,
+        /// Measure one part only
+        #[arg(long, value_name = "PART", value_enum)]
+        only: Option<Part>,
     },
     /// Print a completion script for a shell
     Completions {

@@ -11,6 +11,7 @@ compile_error!("Hostel runs on x86-64 Linux only: it is built on that KVM");
 
 pub mod arch;
 pub mod backend;
+pub mod bench;
 pub mod boot;
 pub mod bus;
 pub mod cli;

@@ -2,6 +2,7 @@
 
 use anyhow::Context;
 use hostel::backend::{signals, terminal};
+use hostel::bench::report::{Bench, Part};
 use hostel::boot::samples::SAMPLES;
 use hostel::cli::{self, Cli, Verb};
 use hostel::config::{RunConfig, TraceConfig};
@@ -27,6 +28,7 @@ fn main() {
         Verb::Explain { markdown: true, .. } => print(text::markdown().as_bytes(), 0),
         Verb::Explain { name, .. } => explain(&name.join(" ")),
         Verb::Doctor { json } => doctor(json),
+        Verb::Bench { json, only } => bench(json, only),
         Verb::Completions { shell } => print(&cli::completions(shell), 0),
         Verb::Man => cli::manual().context("write the manual").and_then(|page| print(&page, 0)),
     };
@@ -79,6 +81,12 @@ fn doctor(json: bool) -> anyhow::Result<i32> {
     let status = if report.usable() { 0 } else { HOST_ERROR };
     let text = if json { report.json() + "\n" } else { report.text(stdout().is_terminal()) };
     print(text.as_bytes(), status)
+}
+
+fn bench(json: bool, only: Option<Part>) -> anyhow::Result<i32> {
+    let bench = Bench::measure(only)?;
+    let text = if json { bench.json() + "\n" } else { bench.text() };
+    print(text.as_bytes(), 0)
 }
 
 fn guests() -> String {

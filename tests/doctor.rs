@@ -30,6 +30,30 @@ fn a_host_with_kvm_is_usable_and_measured() {
 }
 
 #[test]
+fn what_hostel_costs_here_is_measured() {
+    if !kvm::available() {
+        return;
+    }
+    let run = hostel(&["bench", "--json"], "");
+    assert_eq!((run.status, run.stderr.as_str()), (0, ""));
+    let json: Value = serde_json::from_str(&run.stdout).unwrap();
+    let phases = json["phases"].as_array().unwrap();
+    let names: Vec<_> = phases.iter().map(|phase| phase["name"].as_str().unwrap()).collect();
+    assert_eq!(names, ["process start", "load", "KVM", "first entry", "guest", "teardown", "in all"]);
+    assert!(phases.iter().all(|phase| phase["min_us"].as_u64() <= phase["median_us"].as_u64()), "{json}");
+    let exits = json["exits"].as_array().unwrap();
+    let seen = |what: &str| exits.iter().find(|exit| exit["what"] == what).unwrap_or_else(|| panic!("{what}: {json}"));
+    for (what, exit) in [("OUT to a port", "pio-write"), ("MMIO read", "mmio-read"), ("HLT, ended at once", "hlt")] {
+        assert_eq!(seen(what)["exit"], exit);
+        assert!(seen(what)["ns"].as_f64() > Some(0.0) && seen(what)["recorded_ns"].as_f64() > Some(0.0), "{json}");
+    }
+    assert_eq!(seen("CPUID")["exit"], Value::Null, "KVM answers it alone");
+    assert!(json["memory"]["beyond_kib"].as_u64() > json["memory"]["private_dirty_kib"].as_u64(), "{json}");
+    let only = hostel(&["bench", "--only", "memory"], "").stdout;
+    assert!(only.starts_with("resident memory") && only.ends_with("again: hostel bench --only memory\n"), "{only}");
+}
+
+#[test]
 fn everything_that_is_missing_has_its_repair() {
     let run = hostel(&["doctor", "--json"], "");
     let json: Value = serde_json::from_str(&run.stdout).unwrap();

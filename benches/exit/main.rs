@@ -12,6 +12,8 @@ mod traced;
 
 use bounds::Bounds;
 use hostel::arch::cpu_state::CpuState;
+use hostel::debug::recorder::Recorder;
+use hostel::vcpu::handler::ExitObserver;
 use machine::{cpu, machine, timed, timed_without_branch};
 use std::process::ExitCode;
 use std::sync::Arc;
@@ -22,16 +24,23 @@ const RUNS: usize = 5_000;
 const LIMIT_NS: f64 = 150.0;
 /// What a loop that could be watched may cost, when nobody watches.
 const UNWATCHED_LIMIT_NS: f64 = 3.0;
+/// What the flight recorder may cost.
+const RECORDER_LIMIT_NS: f64 = 40.0;
 
 fn main() -> ExitCode {
     let io = Arc::new(machine());
-    let (mut plain, mut times) = (Vec::new(), Vec::new());
+    let (mut plain, mut times, mut recorded) = (Vec::new(), Vec::new(), Vec::new());
+    let mut recorder = Recorder::new(Arc::default());
     for _ in 0..RUNS {
         plain.push(timed_without_branch(&mut cpu(EXITS, CpuState::default()), &io, EXITS));
         times.push(timed(&mut cpu(EXITS, CpuState::default()), &io, None, EXITS));
+        let mut synced = cpu(EXITS, CpuState::default());
+        recorder.attached(&mut synced);
+        recorded.push(timed(&mut synced, &io, Some(&mut recorder), EXITS));
     }
-    times.sort_by(f64::total_cmp);
-    plain.sort_by(f64::total_cmp);
+    for values in [&mut times, &mut plain, &mut recorded] {
+        values.sort_by(f64::total_cmp);
+    }
     println!(
         "a write to the transmit holding register, {RUNS} runs of {EXITS} exits: median {:.1} ns",
         times[RUNS / 2]
@@ -39,6 +48,7 @@ fn main() -> ExitCode {
     let mut bounds = Bounds::default();
     bounds.at_most("serial-port exit without KVM", times[0], LIMIT_NS, " ns");
     bounds.at_most("of that, for an observer that is not there", times[0] - plain[0], UNWATCHED_LIMIT_NS, " ns");
+    bounds.at_most("and the flight recorder adds", recorded[0] - times[0], RECORDER_LIMIT_NS, " ns");
     traced::measure(&mut bounds, &io);
     bounds.finish()
 }

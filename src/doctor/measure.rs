@@ -84,19 +84,7 @@ impl Guest {
     /// # Errors
     /// KVM refuses the machine or cannot run it.
     pub fn start(system: &System, ring: Ring) -> Result<Guest, MeasureError> {
-        let state = entry_state(ring);
-        let ram = GuestRam::new(&MemoryMap::new(MIN_RAM)?)?;
-        let mut tables = identity_map(BOOT_PML4);
-        for entry in tables.as_flattened_mut().iter_mut().filter(|entry| **entry & PRESENT != 0) {
-            *entry |= USER;
-        }
-        ram.write(BOOT_PML4, &bytes(tables.as_flattened()))?;
-        ram.write(BOOT_GDT, &bytes(&[0, 0, state.cs.descriptor(), state.ss.descriptor(), state.tr.descriptor()]))?;
-        ram.write(FLAT64_ENTRY, &CODE)?;
-        let vm = Vm::new(system, Irqchip::None, Arc::new(ram))?;
-        let vcpu = vm.create_vcpu(0)?;
-        vcpu.set_cpuid(&cpuid::for_vcpu(&system.supported_cpuid()?, 0, 1, Irqchip::None))?;
-        vcpu.set_state(&state)?;
+        let (vm, vcpu) = machine(system, ring, &CODE)?;
         let mut guest = Guest { vcpu, ring, _vm: vm };
         guest.answer(Reply::Resume)?;
         Ok(guest)
@@ -152,6 +140,27 @@ impl Guest {
             }
         }
     }
+}
+
+/// A machine without interrupt controllers whose vCPU is about to run `code` in `ring`. It lives as long as its vCPU.
+///
+/// # Errors
+/// KVM refuses the machine.
+pub fn machine(system: &System, ring: Ring, code: &[u8]) -> Result<(Vm, Vcpu), MeasureError> {
+    let state = entry_state(ring);
+    let ram = GuestRam::new(&MemoryMap::new(MIN_RAM)?)?;
+    let mut tables = identity_map(BOOT_PML4);
+    for entry in tables.as_flattened_mut().iter_mut().filter(|entry| **entry & PRESENT != 0) {
+        *entry |= USER;
+    }
+    ram.write(BOOT_PML4, &bytes(tables.as_flattened()))?;
+    ram.write(BOOT_GDT, &bytes(&[0, 0, state.cs.descriptor(), state.ss.descriptor(), state.tr.descriptor()]))?;
+    ram.write(FLAT64_ENTRY, code)?;
+    let vm = Vm::new(system, Irqchip::None, Arc::new(ram))?;
+    let vcpu = vm.create_vcpu(0)?;
+    vcpu.set_cpuid(&cpuid::for_vcpu(&system.supported_cpuid()?, 0, 1, Irqchip::None))?;
+    vcpu.set_state(&state)?;
+    Ok((vm, vcpu))
 }
 
 /// 64-bit mode in `ring`, which may use ports.
