@@ -10,7 +10,7 @@
 //! Source: `arch/x86/kvm/x86.c` (kvm_fast_pio, x86_emulate_instruction).
 
 use super::decode;
-use super::event::{CODE_REACH, Code, ExitKind};
+use super::event::{CODE_REACH, Code};
 use crate::kvm::exit::Exit;
 use iced_x86::{
     Decoder, DecoderOptions, Instruction, InstructionInfoFactory, Mnemonic, OpAccess, OpKind, Register, UsedMemory,
@@ -83,7 +83,7 @@ impl Locator {
         let expect_behind = !repeats
             && match exit {
                 Exit::PioWrite { .. } => self.out_passed.unwrap_or(false),
-                Exit::MmioWrite { .. } | Exit::Halt | Exit::IoapicEoi { .. } | Exit::SetTpr { .. } => true,
+                Exit::MmioWrite { .. } | Exit::Halt | Exit::IoapicEoi { .. } | Exit::SetTpr => true,
                 _ => false,
             };
         let (instruction, passed) = match (at, behind) {
@@ -178,7 +178,7 @@ fn fit(exit: Exit, instruction: &Instruction, code: &Code) -> Fit {
         Exit::IoapicEoi { .. } => accesses_memory(instruction, LAPIC_REGISTER_BYTES, true),
         Exit::MsrRead { .. } => whole(mnemonic == M::Rdmsr),
         Exit::MsrWrite { .. } => whole(mnemonic == M::Wrmsr),
-        Exit::SetTpr { .. } => whole(mnemonic == M::Mov && instruction.op0_register() == Register::CR8),
+        Exit::SetTpr => whole(mnemonic == M::Mov && instruction.op0_register() == Register::CR8),
         Exit::Halt => whole(mnemonic == M::Hlt),
         Exit::Hypercall { .. } => whole(matches!(mnemonic, M::Vmcall | M::Vmmcall)),
         // Not caused by one instruction, or by any: what stands at RIP is shown.
