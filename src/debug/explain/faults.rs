@@ -50,19 +50,16 @@ pub(super) const ENTRIES: &[Entry] = &[
         why: "KVM keeps #DB for two reasons: a debugger on the host may own it, and a guest could lock the \
               processor up by a #DB inside the delivery of a #DB.",
         vmx: "exception bitmap, bit 1",
-        svm: "intercept of #DB; INT1 has one of its own (ICEBP), which KVM does not use",
+        svm: "intercept of #DB; INT1 has another of its own (ICEBP), which KVM does not set",
         kvm: "Gives it back to the guest with DR6, unless a debugger on the host wants it.",
         hostel: "Nothing without a debugger.",
         files: &[],
         sources: &["Intel SDM vol. 3C §25.6.3, §26.2", "AMD APM vol. 2 §15.12.2"],
-        shown_by: ShownBy::Trials(&[
-            Trial::ring3(
-                "pushfq; or dword ptr [rsp], 0x100; popfq; nop",
-                &[0x9c, 0x81, 0xc, 0x24, 0, 1, 0, 0, 0x9d, 0x90],
-            )
-            .everywhere(KVM.with(1)),
-            Trial::ring3("int1", &[0xf1]).vmx(KVM.with(1)).svm(NATIVE.with(1)).software(KVM.with(1)),
-        ]),
+        shown_by: ShownBy::Trials(&[Trial::ring3(
+            "pushfq; or dword ptr [rsp], 0x100; popfq; nop",
+            &[0x9c, 0x81, 0xc, 0x24, 0, 1, 0, 0, 0x9d, 0x90],
+        )
+        .everywhere(KVM.with(1))]),
     },
     Entry {
         name: "div",

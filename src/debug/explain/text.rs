@@ -60,7 +60,7 @@ pub fn markdown() -> String {
     for group in GROUPS {
         page += &format!("\n## {}\n", group.title);
         for entry in group.entries {
-            page += &format!("\n### {}\n\n{}.\n\n", entry.name, upper_first(entry.summary));
+            page += &format!("\n### {}\n\n{}\n\n", entry.name, sentence(entry.summary));
             for (label, value) in fields(entry) {
                 page += &format!("- **{label}**: {value}\n");
             }
@@ -78,7 +78,6 @@ pub fn markdown() -> String {
 
 /// What is told of a row besides its name, its summary and its trials.
 fn fields(entry: &Entry) -> impl Iterator<Item = (&'static str, String)> {
-    let files = if entry.files.is_empty() { "none".to_owned() } else { entry.files.join(", ") };
     [
         ("also", entry.aliases.join(", ")),
         ("nature", entry.nature.describe().to_owned()),
@@ -87,7 +86,7 @@ fn fields(entry: &Entry) -> impl Iterator<Item = (&'static str, String)> {
         ("SVM", entry.svm.to_owned()),
         ("KVM", entry.kvm.to_owned()),
         ("Hostel", entry.hostel.to_owned()),
-        ("files", files),
+        ("files", entry.files.join(", ")),
         ("sources", entry.sources.join("; ")),
     ]
     .into_iter()
@@ -130,8 +129,21 @@ fn saw(claim: Claim) -> String {
                 Seen::ByKvm(counter) => format!("answered in KVM (counter {counter})"),
                 Seen::ByNobody => "no exit".to_owned(),
             };
-            vector.map_or(by.clone(), |vector| format!("{by}, vector {vector} for the guest"))
+            vector.map_or(by.clone(), |vector| format!("{by}, {} for the guest", event(vector)))
         }
+    }
+}
+
+/// An exception by its mnemonic, an interrupt by its vector (Intel SDM vol. 3A §6.15).
+fn event(vector: u8) -> String {
+    match vector {
+        0 => "#DE".to_owned(),
+        1 => "#DB".to_owned(),
+        3 => "#BP".to_owned(),
+        6 => "#UD".to_owned(),
+        13 => "#GP".to_owned(),
+        14 => "#PF".to_owned(),
+        _ => format!("interrupt {vector:#x}"),
     }
 }
 
@@ -154,9 +166,12 @@ fn labelled(label: &str, value: &str) -> String {
     text
 }
 
-fn upper_first(text: &str) -> String {
-    let mut letters = text.chars();
-    letters.next().map_or(String::new(), |first| first.to_uppercase().chain(letters).collect())
+/// A summary as a sentence.
+fn sentence(summary: &str) -> String {
+    let mut letters = summary.chars();
+    let first = letters.next().into_iter().flat_map(char::to_uppercase);
+    let end = if summary.ends_with('?') { "" } else { "." };
+    first.chain(letters).chain(end.chars()).collect()
 }
 
 #[cfg(test)]
@@ -175,7 +190,7 @@ mod tests {
         }
         let hlt = describe(find("hlt").unwrap()[0]);
         assert!(hlt.contains("VMX, SVM, software: exit to user space (hlt)\n"), "{hlt}");
-        assert!(hlt.contains("software: answered in KVM (counter exits), vector 13 for the guest\n"), "{hlt}");
+        assert!(hlt.contains("software: answered in KVM (counter exits), #GP for the guest\n"), "{hlt}");
     }
 
     #[test]
