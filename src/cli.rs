@@ -2,7 +2,7 @@
 
 use crate::bench::report::Part;
 use crate::config::{IrqchipChoice, RunConfig, ScriptStep, TraceConfig};
-use crate::machine::{console, trace_shown};
+use crate::machine::{console, trace_shown, virtio};
 use clap::error::ErrorKind;
 use clap::{ArgMatches, Args, Command, CommandFactory, FromArgMatches, Parser, Subcommand};
 use clap_complete::Shell;
@@ -142,6 +142,10 @@ fn check(config: &RunConfig) -> Result<(), clap::Error> {
     if config.machine.irqchip == Some(IrqchipChoice::None) && config.machine.cpus > Some(1) {
         return wrong("--irqchip none leaves one vCPU: nothing could start the others");
     }
+    let (devices, most) = (virtio::names(&config.devices).len(), virtio::most(config.devices.transport));
+    if devices > most {
+        return wrong(&format!("{devices} virtio devices: this transport has room for {most}"));
+    }
     if !config.console.script.is_empty() || !config.console.reject.is_empty() {
         console::watcher(config, false).map_err(|error| Cli::command().error(ErrorKind::ValueValidation, error))?;
     }
@@ -238,6 +242,8 @@ mod tests {
             &["trace", "--only", "ioctl"],
             &["trace", "--device", "COM9"],
             &["trace", "--vcpu", "16"],
+            &["run", "--disk", "a,rw"],
+            &[["run", "--transport=mmio"].as_slice(), &["--disk=a"; 9]].concat(),
             &["fly"],
             &[],
         ] {

@@ -2,10 +2,12 @@
 
 use crate::arch::irqchip::Irqchip;
 use crate::arch::layout::{GIB, MAX_CPUS, MIB};
+use crate::backend::block::disk::Mode;
 use crate::backend::local_socket::LocalAddress;
 use crate::boot::format::ImageFormat;
 use crate::kvm::msr_filter::MsrFilter;
 use crate::memory::map::MemoryMap;
+use crate::virtio::blk::ID_SIZE;
 use clap::{Args, ValueEnum};
 use std::ffi::OsString;
 use std::path::PathBuf;
@@ -148,6 +150,11 @@ pub struct MachineConfig {
 /// What the machine has of the host.
 #[derive(Args, Clone, Debug)]
 pub struct DevicesConfig {
+    /// A virtio disk: PATH[,ro][,overlay][,id=NAME], a raw image file or a block device; repeatable. With ro it is only read, with
+    /// overlay what the guest writes is gone at the end
+    #[arg(long, value_name = "PATH", value_parser = parse_disk, help_heading = "Devices")]
+    pub disk: Vec<DiskChoice>,
+
     /// A virtio entropy device: the host's random bytes
     #[arg(long, help_heading = "Devices")]
     pub rng: bool,
@@ -155,6 +162,17 @@ pub struct DevicesConfig {
     /// How virtio devices are reached
     #[arg(long, value_name = "KIND", value_enum, default_value = "pci", help_heading = "Devices")]
     pub transport: TransportChoice,
+}
+
+/// `--disk`.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct DiskChoice {
+    /// The image file or block device.
+    pub path: PathBuf,
+    /// Where what is written goes, if anything may be.
+    pub mode: Mode,
+    /// The name that the guest reads of it, where the user gave one.
+    pub id: Option<String>,
 }
 
 /// `--transport`.
@@ -411,6 +429,25 @@ fn parse_console(text: &str) -> Result<ConsoleChoice, String> {
     }
 }
 
+fn parse_disk(text: &str) -> Result<DiskChoice, String> {
+    let mut words = text.split(',');
+    let path = words.next().filter(|path| !path.is_empty()).ok_or("use PATH[,ro][,overlay][,id=NAME]")?;
+    let mut disk = DiskChoice { path: path.into(), mode: Mode::Write, id: None };
+    for word in words {
+        match word.split_once('=') {
+            None if word == "ro" && disk.mode != Mode::Overlay => disk.mode = Mode::Read,
+            None if word == "overlay" && disk.mode != Mode::Read => disk.mode = Mode::Overlay,
+            None if matches!(word, "ro" | "overlay") => return Err("ro and overlay exclude each other".into()),
+            Some(("id", id)) if !id.is_empty() && id.len() <= ID_SIZE && id.bytes().all(|c| c.is_ascii_graphic()) => {
+                disk.id = Some(id.into());
+            }
+            Some(("id", _)) => return Err(format!("an id has 1 to {ID_SIZE} visible ASCII characters")),
+            _ => return Err(format!("unknown option {word:?}: use ro, overlay or id=NAME; no path has a comma")),
+        }
+    }
+    Ok(disk)
+}
+
 fn parse_report(text: &str) -> Result<ReportChoice, String> {
     match text.split_once(':') {
         Some(("junit", path)) if !path.is_empty() => Ok(ReportChoice::Junit(path.into())),
@@ -445,6 +482,19 @@ mod tests {
         assert_eq!(parse_duration("1.5m"), Ok(Duration::from_secs(90)));
         for bad in ["", "0", "x", "5d", "-3", "99999999999999999999999h"] {
             assert!(parse_duration(bad).is_err(), "{bad}");
+        }
+    }
+
+    #[test]
+    fn disks_have_a_mode_and_a_name() {
+        let disk = |mode, id: Option<&str>| DiskChoice { path: "a.img".into(), mode, id: id.map(Into::into) };
+        assert_eq!(parse_disk("a.img"), Ok(disk(Mode::Write, None)));
+        assert_eq!(parse_disk("a.img,ro,id=root"), Ok(disk(Mode::Read, Some("root"))));
+        assert_eq!(parse_disk("a.img,id=12345678901234567890,overlay").unwrap().mode, Mode::Overlay);
+        for bad in
+            ["", ",ro", "a,", "a,ro,overlay", "a,overlay,ro", "a,rw", "a,id=", "a,id=a b", "a,id=123456789012345678901"]
+        {
+            assert!(parse_disk(bad).is_err(), "{bad}");
         }
     }
 

@@ -43,10 +43,18 @@ const CORE: &[&str] = &[
 const CORE_LINES_MAX: usize = 5_000;
 
 /// `unsafe` blocks, functions and impls in `src/`. Raise it only with the reason in the commit.
-const UNSAFE_MAX: usize = 40;
+const UNSAFE_MAX: usize = 44;
 
 /// Rooms and files that may hold `unsafe`: KVM, guest memory, and wrappers of single system calls.
-const UNSAFE_ROOMS: &[&str] = &["kvm/", "memory/", "backend/signals.rs", "backend/terminal.rs", "doctor/syscalls.rs"];
+const UNSAFE_ROOMS: &[&str] = &[
+    "kvm/",
+    "memory/",
+    "backend/signals.rs",
+    "backend/terminal.rs",
+    "backend/block/calls.rs",
+    "backend/block/uring.rs",
+    "doctor/syscalls.rs",
+];
 
 /// Rooms whose `mod.rs` forbids `unsafe` for all that is in them.
 const SAFE_ROOMS: &[&str] = &["arch", "bus", "devices", "pci", "virtio", "boot", "vcpu", "machine", "bench", "debug"];

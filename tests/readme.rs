@@ -14,8 +14,9 @@ mod common;
 use clap::CommandFactory;
 use common::kvm;
 use hostel::arch::irqchip::Irqchip;
+use hostel::backend::block::disk::Mode;
 use hostel::cli::Cli;
-use hostel::config::{DevicesConfig, TransportChoice};
+use hostel::config::{DevicesConfig, DiskChoice, TransportChoice};
 use hostel::machine::devices;
 use std::env;
 use std::fs::{self, File};
@@ -237,9 +238,15 @@ fn every_link_leads_to_a_file() {
 
 #[test]
 fn every_device_has_its_row() {
-    let with = |transport| DevicesConfig { rng: true, transport };
-    let nodes = [TransportChoice::Pci, TransportChoice::Mmio].map(|kind| devices::nodes(Irqchip::Split, &with(kind)));
-    for node in nodes.concat() {
+    let disk = || DiskChoice { path: "a.img".into(), mode: Mode::Write, id: None };
+    let none = || DevicesConfig { disk: Vec::new(), rng: false, transport: TransportChoice::Mmio };
+    // The places of virtio devices are those of the first.
+    let configs = [
+        DevicesConfig { rng: true, transport: TransportChoice::Pci, ..none() },
+        DevicesConfig { rng: true, ..none() },
+        DevicesConfig { disk: vec![disk()], ..none() },
+    ];
+    for node in configs.iter().flat_map(|config| devices::nodes(Irqchip::Split, config)) {
         let row = README.lines().find(|line| line.starts_with(&format!("| `{}` |", node.name)));
         let row = row.unwrap_or_else(|| panic!("README.md has no row for {}", node.name));
         let cells: Vec<_> = row.split('|').map(str::trim).collect();

@@ -1,5 +1,6 @@
-//! The host's side of devices: the console's output and input, the terminal, and who watches what the guest prints.
+//! The host's side of devices: the console's output and input, the terminal, who watches what the guest prints, and disks.
 
+pub mod block;
 pub mod console_input;
 pub mod console_output;
 pub mod console_peer;

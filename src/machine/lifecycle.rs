@@ -13,6 +13,7 @@ use super::tracing::TracingError;
 use super::virtio;
 use super::watch::Watch;
 use crate::arch::cpu_state::CpuState;
+use crate::backend::block::image::DiskError;
 use crate::backend::expect::Event;
 use crate::backend::kernel_cache::StoreJob;
 use crate::backend::monitor::Command;
@@ -74,6 +75,9 @@ pub enum RunError {
     /// The console could not be opened.
     #[error(transparent)]
     Console(#[from] ConsoleError),
+    /// A disk cannot be had.
+    #[error(transparent)]
+    Disk(#[from] DiskError),
     /// The trace could not be started.
     #[error(transparent)]
     Tracing(#[from] TracingError),
@@ -122,7 +126,7 @@ pub fn run(
     let notes = reporter.clone();
     let note = Box::new(move |text| notes.report(MachineEvent::Note(text)));
     let host_ends =
-        Host { serial: Box::new(ring.clone()), debug_console: Box::new(ring), virtio: virtio::open(&config.devices) };
+        Host { serial: Box::new(ring.clone()), debug_console: Box::new(ring), virtio: virtio::open(&config.devices)? };
     let watched = watch.tracing.map(|tracing| tracing.watched()).unwrap_or_default();
     let mut machine = blueprint.build(host_ends, note, watched).map_err(|error| match signals.came() {
         Some(signal) => RunError::Signal(signal),

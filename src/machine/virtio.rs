@@ -2,15 +2,18 @@
 
 use crate::arch::irqchip::Irqchip;
 use crate::arch::layout::{
-    PCI_ECAM, PCI_WINDOW, PCI_WINDOW_SIZE, PORT_PCI, VIRTIO_MMIO, VIRTIO_MMIO_IRQ, VIRTIO_MMIO_STEP,
+    PCI_ECAM, PCI_WINDOW, PCI_WINDOW_SIZE, PORT_PCI, VIRTIO_MMIO, VIRTIO_MMIO_IRQ, VIRTIO_MMIO_MAX, VIRTIO_MMIO_STEP,
 };
+use crate::backend::block::disk::Disk;
+use crate::backend::block::image::DiskError;
 use crate::bus::bus::{Bus, Shared};
 use crate::bus::device::DeviceNode;
 use crate::bus::irq::IrqLine;
 use crate::config::{DevicesConfig, TransportChoice};
 use crate::event_loop::Waker;
 use crate::kvm::vm::Vm;
-use crate::pci::root::{ECAM_SIZE, PciEcam, PciFunction, PciPorts, PciRoot, PciWindow};
+use crate::pci::root::{DEVICES, ECAM_SIZE, PciEcam, PciFunction, PciPorts, PciRoot, PciWindow};
+use crate::virtio::blk::{self, Blk};
 use crate::virtio::device::VirtioDevice;
 use crate::virtio::function::VirtioFunction;
 use crate::virtio::rng::Rng;
@@ -30,17 +33,40 @@ const PCI: DeviceNode = DeviceNode {
 };
 
 /// Opens the devices that `config` asks for, in the order of their places.
-pub fn open(config: &DevicesConfig) -> Vec<Box<dyn VirtioDevice>> {
+///
+/// # Errors
+/// What a device needs of the host cannot be had.
+pub fn open(config: &DevicesConfig) -> Result<Vec<Box<dyn VirtioDevice>>, DiskError> {
     let mut devices: Vec<Box<dyn VirtioDevice>> = Vec::new();
     if config.rng {
         devices.push(Box::new(Rng));
     }
-    devices
+    for (index, choice) in config.disk.iter().enumerate() {
+        let disk = Disk::open(&choice.path, choice.mode, blk::QUEUE_SIZE)?;
+        let id = choice.id.clone().unwrap_or_else(|| format!("disk{index}"));
+        devices.push(Box::new(Blk::new(disk, &id)));
+    }
+    Ok(devices)
+}
+
+/// Most devices that there is room for.
+pub fn most(transport: TransportChoice) -> usize {
+    match transport {
+        TransportChoice::Pci => DEVICES - 1, // the bridge is one
+        TransportChoice::Mmio => VIRTIO_MMIO_MAX,
+    }
+}
+
+/// Names of the devices that `config` asks for, and what they are.
+pub fn names(config: &DevicesConfig) -> Vec<(&'static str, &'static str)> {
+    let mut names: Vec<_> = config.rng.then_some(("virtio-rng", "virtio entropy device")).into_iter().collect();
+    names.extend(config.disk.iter().map(|_| ("virtio-blk", "virtio disk")));
+    names
 }
 
 /// What `--dry-run` and the ACPI tables list of them.
 pub fn nodes(config: &DevicesConfig, irqchip: Irqchip) -> Vec<DeviceNode> {
-    let names: Vec<_> = config.rng.then_some(("virtio-rng", "virtio entropy device")).into_iter().collect();
+    let names = names(config);
     if names.is_empty() {
         return Vec::new();
     }

@@ -3,7 +3,7 @@
 //! Nothing here hands out a reference into guest memory: the guest changes it at any time. Each structure of the guest is
 //! copied once and the copy is validated. Mappings are `MAP_NORESERVE`, so RAM costs what the guest touches.
 
-use super::map::MemoryMap;
+use super::map::{GuestRange, MemoryMap};
 use std::fs::File;
 use std::os::fd::AsRawFd;
 use vm_memory::mmap::MmapRegionBuilder;
@@ -42,7 +42,7 @@ pub enum RamError {
     /// A range that is not RAM throughout.
     #[error("{what} {size} bytes at {gpa:#x}: not guest RAM")]
     NotRam {
-        /// What was tried: "read", "write", "map a file over".
+        /// What was tried: "read", "write", "find", "map a file over".
         what: &'static str,
         /// First address.
         gpa: u64,
@@ -120,6 +120,17 @@ impl GuestRam {
     pub fn contains(&self, gpa: u64, size: u64) -> bool {
         let region = self.memory.find_region(GuestAddress(gpa));
         region.is_some_and(|region| size <= region.len() - (gpa - region.start_addr().0))
+    }
+
+    /// Where a range lies in this process: for system calls that read or write it in place, not for references.
+    ///
+    /// # Errors
+    /// Not RAM throughout, in one range.
+    pub fn host_address(&self, range: GuestRange) -> Result<u64, RamError> {
+        let GuestRange { start: gpa, size } = range;
+        let region = self.memory.find_region(GuestAddress(gpa)).filter(|_| self.contains(gpa, size));
+        let region = region.ok_or(RamError::NotRam { what: "find", gpa, size })?;
+        Ok(region.as_ptr() as u64 + (gpa - region.start_addr().0))
     }
 
     /// Asks the host for huge pages behind all RAM: fewer faults for a guest that touches much. Only advice.

@@ -18,7 +18,7 @@ pub enum DeviceKind {
     FileSystem = 26,
 }
 
-/// A virtio device. It is called with its lock held and never waits.
+/// A virtio device. It is called with its lock held and never waits, but at a reset.
 pub trait VirtioDevice: Send {
     /// What it is.
     fn kind(&self) -> DeviceKind;
@@ -40,7 +40,7 @@ pub trait VirtioDevice: Send {
     /// The driver is ready and has accepted `features`.
     fn start(&mut self, features: u64);
 
-    /// The driver wants to begin anew: nothing of it is left.
+    /// The driver wants to begin anew: nothing of it is left. What the host is working on in guest memory is waited for.
     fn reset(&mut self);
 
     /// Takes what is available in queue `index`.

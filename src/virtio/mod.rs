@@ -2,6 +2,7 @@
 //! and the driver's progress; `transport/` gives that registers; `worker.rs` runs it.
 #![forbid(unsafe_code)]
 
+pub mod blk;
 pub mod device;
 pub mod driver;
 pub mod function;

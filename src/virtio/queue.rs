@@ -154,7 +154,11 @@ impl LiveQueue {
         }
         let mut chain = Chain { head, ..Chain::default() };
         let mut goes_on = true;
-        for descriptor in descriptors {
+        for (count, descriptor) in descriptors.enumerate() {
+            // An indirect table may be longer than the queue, a chain may not (virtio 1.2 §2.7.5.3.1).
+            if count >= self.queue.size().into() {
+                return Err(QueueFault::Chain);
+            }
             goes_on = descriptor.has_next();
             let range = GuestRange { start: descriptor.addr().0, size: descriptor.len().into() };
             let in_order = descriptor.is_write_only() || chain.writable.ranges.is_empty();
@@ -217,6 +221,12 @@ impl Chain {
             done += size;
         }
         done
+    }
+
+    /// What was taken away to be written has not been, or not all of it: the driver is told of no byte, which it must expect
+    /// (virtio 1.2 §2.7.8.2).
+    pub fn forget_written(&mut self) {
+        self.written = 0;
     }
 
     /// Takes away up to `bytes` that can be read, for somebody who reads them in place.

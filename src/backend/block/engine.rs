@@ -1,0 +1,157 @@
+//! What moves bytes between files and guest RAM: single operations, begun in batches, done later.
+
+use super::buffers::HostBuffers;
+use super::threads::Threads;
+use super::uring::Uring;
+use crate::event_loop::{self, Interest, Waker};
+use rustix::fs::FallocateFlags;
+use std::fs::File;
+use std::io;
+use std::sync::Arc;
+
+/// One call of the host.
+pub struct Operation {
+    /// What it is found again by; no two that are under way share one.
+    pub tag: usize,
+    /// The file.
+    pub file: Arc<File>,
+    /// Where in it.
+    pub offset: u64,
+    /// What to do there.
+    pub call: Call,
+}
+
+/// What to do.
+#[derive(Clone)]
+pub enum Call {
+    /// Read into guest RAM.
+    Read(HostBuffers),
+    /// Write from there.
+    Write {
+        /// What to write.
+        buffers: HostBuffers,
+        /// Whether it must be on the medium before the call is over.
+        durable: bool,
+    },
+    /// Bring everything that was written onto the medium.
+    Sync,
+    /// fallocate(2), the file's size kept.
+    Allocate {
+        /// Bytes.
+        size: u64,
+        /// What to do with them.
+        how: FallocateFlags,
+    },
+}
+
+/// Runs operations. Each that was begun comes back once.
+pub trait Engine: Send {
+    /// Begins an operation; at most as many at a time as the engine was made for.
+    fn begin(&mut self, operation: Operation);
+
+    /// Hands all that was begun to the host.
+    fn submit(&mut self);
+
+    /// Operations that are over, by tag, with the bytes that they moved.
+    fn take_done(&mut self) -> Vec<(usize, io::Result<u32>)>;
+
+    /// Operations that were begun and not yet taken.
+    fn under_way(&self) -> usize;
+
+    /// Gives bytes when an operation is over.
+    fn ready(&self) -> &Waker;
+
+    /// Waits for all that was begun, and forgets it.
+    fn drain(&mut self) {
+        while self.under_way() > 0 {
+            self.submit();
+            let ready = [Interest { token: (), fd: self.ready().fd(), output: false }];
+            event_loop::wait(&ready, None).expect("poll(2) of a valid descriptor");
+            self.ready().reset();
+            self.take_done();
+        }
+    }
+}
+
+/// The best engine that the host gives, for at most `depth` operations at a time.
+///
+/// # Errors
+/// Not even threads.
+pub fn best(depth: u16) -> io::Result<Box<dyn Engine>> {
+    match Uring::new(depth.into()) {
+        Ok(uring) => Ok(Box::new(uring)),
+        Err(_) => Ok(Box::new(Threads::new()?)),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::arch::layout::MIB;
+    use crate::memory::map::{GuestRange, MemoryMap};
+    use crate::memory::ram::GuestRam;
+    use std::os::unix::fs::FileExt;
+
+    /// An unnamed file of this size.
+    fn scratch_file(size: u64) -> Arc<File> {
+        let file = super::super::overlay::unnamed_file().unwrap();
+        file.set_len(size).unwrap();
+        Arc::new(file)
+    }
+
+    /// Runs operations to their ends, in any order.
+    fn all(engine: &mut dyn Engine, operations: Vec<Operation>) -> Vec<(usize, Option<u32>)> {
+        let count = operations.len();
+        operations.into_iter().for_each(|operation| engine.begin(operation));
+        engine.submit();
+        let mut done = Vec::new();
+        while done.len() < count {
+            let ready = [Interest { token: (), fd: engine.ready().fd(), output: false }];
+            event_loop::wait(&ready, None).unwrap();
+            engine.ready().reset();
+            done.extend(engine.take_done().into_iter().map(|(tag, result)| (tag, result.ok())));
+        }
+        done.sort();
+        done
+    }
+
+    fn moves_bytes(engine: &mut dyn Engine) {
+        let ram = Arc::new(GuestRam::new(&MemoryMap::new(MIB).unwrap()).unwrap());
+        let buffers = |start| HostBuffers::of_guest(&ram, &[GuestRange { start, size: 700 }]).unwrap();
+        let file = scratch_file(4096);
+        let operation = |tag, offset, call| Operation { tag, file: file.clone(), offset, call };
+        ram.write(0x1000, &[7; 700]).unwrap();
+        let write = Call::Write { buffers: buffers(0x1000), durable: true };
+        assert_eq!(
+            all(engine, vec![operation(3, 512, write), operation(0, 0, Call::Sync)]),
+            [(0, Some(0)), (3, Some(700))]
+        );
+        let mut found = [0; 800];
+        file.read_exact_at(&mut found, 500).unwrap();
+        assert_eq!((found[..12].to_vec(), found[12..712].to_vec(), found[712]), (vec![0; 12], vec![7; 700], 0));
+        let reads =
+            vec![operation(1, 512, Call::Read(buffers(0x8000))), operation(2, 4000, Call::Read(buffers(0x9000)))];
+        assert_eq!(all(engine, reads), [(1, Some(700)), (2, Some(96))], "the second meets the end");
+        assert_eq!(ram.read_u64(0x8000 + 692), Some(0x0707_0707_0707_0707));
+        let closed = Operation {
+            file: Arc::new(File::open("/dev/null").unwrap()),
+            ..operation(9, 0, Call::Write { buffers: buffers(0), durable: false })
+        };
+        assert_eq!(all(engine, vec![closed]), [(9, None)], "not open for writing");
+        engine.begin(operation(5, 0, Call::Read(buffers(0))));
+        engine.drain();
+        assert_eq!((engine.under_way(), engine.take_done().len()), (0, 0));
+    }
+
+    #[test]
+    fn threads_move_bytes() {
+        moves_bytes(&mut Threads::new().unwrap());
+    }
+
+    #[test]
+    fn io_uring_moves_bytes_where_the_host_has_it() {
+        if let Ok(mut uring) = Uring::new(8) {
+            moves_bytes(&mut uring);
+        }
+    }
+}

@@ -1,0 +1,150 @@
+//! The file or block device behind a disk: opened, locked and measured.
+//!
+//! The content is never looked at: a guest that writes whatever header it likes still has the same raw disk at the next start.
+//! A disk has the whole sectors of its file; bytes behind the last whole one are neither read nor written.
+//! Source: fcntl(2) "Open file description locks (non-POSIX)".
+
+use super::calls;
+use std::fs::{File, OpenOptions};
+use std::io::{self, Seek, SeekFrom};
+use std::os::unix::fs::FileTypeExt;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+/// Bytes of a sector, the unit of virtio disks (virtio 1.2 §5.2.4).
+pub const SECTOR: u64 = 512;
+
+/// How a disk's file is used.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Access {
+    /// Read and written, by nobody else.
+    Write,
+    /// Read, and written by nobody.
+    Read,
+}
+
+/// An open image.
+pub struct Image {
+    /// The file.
+    pub file: Arc<File>,
+    /// Whole sectors of it.
+    pub sectors: u64,
+}
+
+/// Why a disk cannot be had.
+#[derive(Debug, thiserror::Error)]
+pub enum DiskError {
+    /// The file cannot be opened.
+    #[error("open the disk {}: {source}", path.display())]
+    Open {
+        /// The file.
+        path: PathBuf,
+        /// Why not.
+        source: io::Error,
+    },
+    /// A directory, a pipe, a terminal.
+    #[error("the disk {} is neither a file nor a block device", .0.display())]
+    NotADisk(PathBuf),
+    /// Too small.
+    #[error("the disk {} has {bytes} bytes: not one whole sector of {SECTOR}", path.display())]
+    NoSector {
+        /// The file.
+        path: PathBuf,
+        /// What it has.
+        bytes: u64,
+    },
+    /// Somebody else uses it.
+    #[error("the disk {} is in use by another machine: add ,ro to both, or ,overlay", .0.display())]
+    InUse(PathBuf),
+    /// The layer of an overlay.
+    #[error("make the private layer of the disk {}: {source}", path.display())]
+    Layer {
+        /// The file.
+        path: PathBuf,
+        /// Why not.
+        source: io::Error,
+    },
+    /// What moves its bytes.
+    #[error("start what reads and writes disks: {0}")]
+    Engine(io::Error),
+}
+
+impl Image {
+    /// Opens and locks `path`.
+    ///
+    /// # Errors
+    /// There is no such disk, or somebody else uses it in a way that does not go together.
+    pub fn open(path: &Path, access: Access) -> Result<Image, DiskError> {
+        let failed = |source| DiskError::Open { path: path.into(), source };
+        // Looked at before: opening a pipe would wait for its other end.
+        let kind = std::fs::metadata(path).map_err(failed)?.file_type();
+        if !kind.is_file() && !kind.is_block_device() {
+            return Err(DiskError::NotADisk(path.into()));
+        }
+        let writes = access == Access::Write;
+        let mut file = OpenOptions::new().read(true).write(writes).open(path).map_err(failed)?;
+        match calls::lock(&file, writes) {
+            Ok(()) => {}
+            Err(error) if matches!(error.raw_os_error(), Some(libc::EAGAIN | libc::EACCES)) => {
+                return Err(DiskError::InUse(path.into()));
+            }
+            Err(source) => return Err(failed(source)),
+        }
+        // The size of a block device is not in its metadata.
+        let bytes = file.seek(SeekFrom::End(0)).map_err(failed)?;
+        match bytes / SECTOR {
+            0 => Err(DiskError::NoSector { path: path.into(), bytes }),
+            sectors => Ok(Image { file: Arc::new(file), sectors }),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn path(name: &str) -> PathBuf {
+        std::env::temp_dir().join(format!("hostel-image-{name}-{}", std::process::id()))
+    }
+
+    fn sectors_of(size: u64) -> Result<u64, DiskError> {
+        let path = path(&format!("size-{size}"));
+        File::create(&path).unwrap().set_len(size).unwrap();
+        let image = Image::open(&path, Access::Write);
+        std::fs::remove_file(&path).unwrap();
+        image.map(|image| image.sectors)
+    }
+
+    #[test]
+    fn sec36_a_disk_has_the_whole_sectors_of_its_file() {
+        for size in [0, 1, 511] {
+            assert!(matches!(sectors_of(size), Err(DiskError::NoSector { bytes, .. }) if bytes == size), "{size}");
+        }
+        for (size, sectors) in [(512, 1), (513, 1), (1023, 1), (4095, 7), (4096, 8), (1 << 40, 1 << 31)] {
+            assert_eq!(sectors_of(size).unwrap(), sectors, "{size}");
+        }
+    }
+
+    #[test]
+    fn a_second_writer_is_refused() {
+        let path = path("lock");
+        std::fs::write(&path, [0; 512]).unwrap();
+        let open = |access| Image::open(&path, access);
+        let in_use = |access| matches!(open(access), Err(DiskError::InUse(_)));
+        let writer = open(Access::Write).unwrap();
+        assert!(in_use(Access::Write) && in_use(Access::Read));
+        drop(writer);
+        let readers = [open(Access::Read).unwrap(), open(Access::Read).unwrap()];
+        assert!(in_use(Access::Write));
+        drop(readers);
+        assert!(open(Access::Write).is_ok());
+        std::fs::remove_file(&path).unwrap();
+    }
+
+    #[test]
+    fn what_is_no_disk_is_refused() {
+        assert!(matches!(Image::open(Path::new("/"), Access::Read), Err(DiskError::NotADisk(_))));
+        assert!(matches!(Image::open(Path::new("/dev/null"), Access::Write), Err(DiskError::NotADisk(_))));
+        assert!(matches!(Image::open(Path::new("/none/such"), Access::Read), Err(DiskError::Open { .. })));
+    }
+}
