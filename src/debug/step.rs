@@ -24,7 +24,7 @@ use std::io::{self, Write};
 use std::sync::{Arc, Mutex, MutexGuard};
 
 /// Width of the columns for address, symbol and instruction.
-const COLUMNS: (usize, usize, usize) = (10, 30, 30);
+const COLUMNS: (usize, usize, usize) = (10, 32, 30);
 
 /// What is asked of a vCPU.
 const STEP: GuestDebug = GuestDebug {
