@@ -34,7 +34,7 @@ class ChosenExit {
       list.append(element("dt", {}, name), element("dd", { className }, value));
     };
     row("vCPU", String(track.vcpu));
-    row("left the guest at", `${(track.at[i] / 1e6).toFixed(6)} ms`);
+    row("left the guest at", moment(track.at[i], 1));
     if (track.count[i] > 1) {
       row("exits in this mark", number(track.count[i]));
       row("first to last", duration(track.end[i] - track.at[i]));

@@ -8,7 +8,7 @@ function figures(trace) {
   const share = (part) => `${((100 * part) / Math.max(guest + host, 1)).toFixed(1)} %`;
   return [
     ["exits", number(trace.exits)],
-    ["exits a second", number(Math.round((trace.exits * 1e9) / running))],
+    ["exits a second", rate((trace.exits * 1e9) / running)],
     ["from start to end", duration(trace.ended_ns)],
     ["to the first entry", duration(trace.firstEntry)],
     ["in the guest", share(guest)],

@@ -67,6 +67,7 @@ function bar(share, kind) {
 }
 
 function percent(share) {
+  if (share > 0 && share < 0.0005) return "< 0.1 %";
   return `${(100 * share).toFixed(1)} %`;
 }
 
@@ -85,7 +86,7 @@ class ClassTable {
       { title: "share", key: (row) => row.count, cell: (row) => percent(row.count / exits) },
       { title: "", left: true, cell: (row) => bar(row.count / exits, row.kind) },
       { title: "in sight", cell: (row) => row.inSight = element("span") },
-      { title: "a second", key: (row) => row.count, cell: (row) => number(Math.round(row.count / seconds)) },
+      { title: "a second", key: (row) => row.count, cell: (row) => rate(row.count / seconds) },
       time("guest before", "guest_ns"), time("answers", "host_ns"), time("p50", "p50_ns"), time("p99", "p99_ns"),
       time("longest", "max_ns"),
     ];

@@ -100,6 +100,11 @@ function number(count) {
   return count.toLocaleString("en");
 }
 
+/** So many a second. */
+function rate(perSecond) {
+  return perSecond < 10 ? perSecond.toFixed(1) : number(Math.round(perSecond));
+}
+
 function hexadecimal(value) {
   return typeof value === "number" ? `0x${value.toString(16)}` : value;
 }
