@@ -102,6 +102,11 @@ pub struct TraceConfig {
     #[arg(long, help_heading = "Trace")]
     pub summary: bool,
 
+    /// Show at the end when the run reached each milestone, from the process's start over the first entry, byte and interrupt to a
+    /// mark (a write to port 0x80 or 0xe9), on standard error; exits are shown beside it only with --output
+    #[arg(long, help_heading = "Trace")]
+    pub milestones: bool,
+
     /// Show each call of KVM, in order, with its arguments and its time, on standard error; exits are shown beside it only
     /// with --output
     #[arg(long, help_heading = "Trace")]
@@ -127,7 +132,7 @@ pub struct TraceConfig {
 
     /// Show the first N instructions instead, each with the registers that it changed, and the exits between them
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u64).range(1..), help_heading = "Trace",
-        conflicts_with_all = ["gdb", "report", "export", "json", "only", "device", "vcpu", "every", "skip_strings", "summary", "kvm_calls", "golden", "budget"])]
+        conflicts_with_all = ["gdb", "report", "export", "json", "only", "device", "vcpu", "every", "skip_strings", "summary", "milestones", "kvm_calls", "golden", "budget"])]
     pub step: Option<u64>,
 }
 

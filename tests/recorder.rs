@@ -1,4 +1,5 @@
-//! The flight recorder and the diagnoses around it: what a crash, a panic, a deadline and the prompt's `dump` show.
+//! The flight recorder and the diagnoses around it: what a crash, a panic, a deadline and the prompt's `dump` show. And the
+//! milestones of a run.
 //!
 //! Needs KVM.
 
@@ -33,10 +34,16 @@ fn a_crash_shows_the_last_exits_folded_with_registers_and_instructions() {
     let said = &run.stderr;
     let exits = said.split_once(" exits, oldest first, in seconds before the end\n").expect(said).1;
     let first = exits.lines().next().unwrap();
-    assert!(first.contains(" pio-write   COM1 FCR        0x1 ") && first.ends_with(" out dx, al"), "{said}");
+    assert!(
+        first.contains(" pio-write   COM1 FCR        0x1 ") && first.contains(" out dx, al (guest::serial::"),
+        "{said}"
+    );
     let text = exits.lines().find(|line| line.contains("\"#UD.\\n\"")).expect(said);
-    assert!(text.contains(" COM1 THR ") && text.ends_with(" out dx, al  x 5"), "{said}");
-    assert!(exits.lines().last().unwrap().contains(" shutdown "), "{said}");
+    assert!(
+        text.contains(" COM1 THR ") && text.contains(" out dx, al (guest::serial::") && text.ends_with("  x 5"),
+        "{said}"
+    );
+    assert!(exits.lines().last().unwrap().starts_with("     0.000000 shutdown "), "{said}");
     assert!(exits.lines().count() < 20, "strings are folded: {said}");
     if has_registers(said) {
         assert!(said.contains("; there is no handler: the IDT's limit 0x0 has no room for #UD.\n"), "{said}");
@@ -142,4 +149,22 @@ fn dump_shows_a_running_guest() {
     // The guest goes on.
     session.type_in("\rpoweroff\r");
     assert_eq!(session.end_on_terminal(), (0, true));
+}
+
+#[test]
+fn milestones_are_told_in_the_order_of_time() {
+    if !kvm::available() {
+        return;
+    }
+    let run = hostel(&["trace", "--milestones", "shell"], "out 0x80 1\npoweroff\n");
+    assert_eq!(run.status, 0, "{run:?}");
+    let lines: Vec<&str> = run.stderr.lines().skip(1).collect();
+    let names = ["process start", "image loaded", "KVM ready", "first entry", "first serial byte"];
+    for (line, name) in lines.iter().zip(names) {
+        assert!(line.contains(name), "{name}: {}", run.stderr);
+    }
+    assert!(lines.iter().any(|line| line.contains(" mark")), "{}", run.stderr);
+    assert!(lines.last().unwrap().contains(" end"), "{}", run.stderr);
+    let at_ms = |line: &&str| line.split_whitespace().next().unwrap().parse::<f64>().unwrap();
+    assert!(lines.is_sorted_by_key(at_ms), "{}", run.stderr);
 }

@@ -25,6 +25,7 @@ pub mod lines;
 pub mod listing;
 pub mod locate;
 pub mod mapping;
+pub mod milestones;
 pub mod normal_form;
 pub mod page;
 pub mod recorder;

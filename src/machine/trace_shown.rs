@@ -10,13 +10,14 @@ use crate::debug::filter::Filter;
 use crate::debug::fold::Folding;
 use crate::debug::json_lines::JsonLines;
 use crate::debug::lines::Lines;
+use crate::debug::milestones::Milestones;
 use crate::debug::sink::TraceSink;
 use crate::debug::step::Steps;
 use crate::debug::summary::{Form, Summary};
 use crate::debug::symbols::Symbols;
 use std::io::{BufWriter, IsTerminal, Write, stderr};
 
-/// The sinks that show what `config` asks for. A summary, the calls of KVM or a check replace what else would stand on
+/// The sinks that show what `config` asks for. A summary, the milestones, the calls of KVM or a check replace what else would stand on
 /// standard error.
 ///
 /// # Errors
@@ -26,12 +27,20 @@ pub fn sinks(config: &TraceConfig) -> Result<Vec<Box<dyn TraceSink>>, TracingErr
     let to_stderr = || Box::new(BufWriter::new(stderr()));
     if let Some(path) = &config.output {
         sinks.push(exits(config, create(path)?, false)?);
-    } else if !(config.summary || config.kvm_calls || config.golden.is_some() || !config.budget.is_empty()) {
+    } else if !(config.summary
+        || config.milestones
+        || config.kvm_calls
+        || config.golden.is_some()
+        || !config.budget.is_empty())
+    {
         sinks.push(exits(config, to_stderr(), is_coloured())?);
     }
     if config.summary {
         let form = if config.json { Form::Json } else { Form::Text };
         sinks.push(Box::new(Summary::new(to_stderr(), form)));
+    }
+    if config.milestones {
+        sinks.push(Box::new(Milestones::new(to_stderr())));
     }
     Ok(sinks)
 }

@@ -9,7 +9,7 @@ use super::tracing::{Tracing, register};
 use crate::arch::cpu_state::CpuState;
 use crate::config::RunConfig;
 use crate::debug::crash::{self, Evidence, Occasion, Stop};
-use crate::debug::recorder::{Moment, Recorder, Recording};
+use crate::debug::recorder::{Moment, Recorded, Recorder, Recording};
 use crate::memory::ram::GuestRam;
 use crate::vcpu::handler::ExitObserver;
 use std::sync::Arc;
@@ -73,7 +73,11 @@ impl Watch<'_> {
         };
         match &finished.outcome {
             Outcome::TripleFault(stopped) | Outcome::Failed(_, stopped) => {
-                self.describe_one(occasion, stopped.vcpu, stopped.state.as_slice(), finished.ended, &finished.io)
+                let mut exits = self.exits(stopped.vcpu, finished.ended, &finished.io);
+                // The end is the last of them, not when the control thread heard of it.
+                let after_ns = exits.last().map_or(0, |last| last.ago_ns);
+                exits.iter_mut().for_each(|exit| exit.ago_ns = exit.ago_ns.saturating_sub(after_ns));
+                self.describe_one(occasion, stopped.vcpu, stopped.state.as_slice(), &exits)
             }
             _ => self.describe(occasion, &finished.looks, finished.ended, &finished.io),
         }
@@ -86,16 +90,20 @@ impl Watch<'_> {
             let own = looks.iter().filter(|(other, _)| *other == vcpu).map(|(_, state)| *state);
             let own: Vec<_> = own.collect();
             if !own.is_empty() || !self.recordings.is_empty() {
-                text.push_str(&self.describe_one(occasion, vcpu, &own, end, io));
+                text.push_str(&self.describe_one(occasion, vcpu, &own, &self.exits(vcpu, end, io)));
             }
         }
         text
     }
 
-    fn describe_one(&self, occasion: Occasion, vcpu: u32, looks: &[CpuState], end: Moment, io: &MachineIo) -> String {
+    /// The last exits of a vCPU before `end`.
+    fn exits(&self, vcpu: u32, end: Moment, io: &MachineIo) -> Vec<Recorded> {
         let recording = self.recordings.get(vcpu as usize);
-        let exits = recording.map(|recording| recording.exits(end, &|exit| register(io, exit))).unwrap_or_default();
+        recording.map(|recording| recording.exits(end, &|exit| register(io, exit))).unwrap_or_default()
+    }
+
+    fn describe_one(&self, occasion: Occasion, vcpu: u32, looks: &[CpuState], exits: &[Recorded]) -> String {
         let mut evidence = Evidence { symbols: self.names, read: &mut |gpa| self.ram.read_u64(gpa) };
-        crash::describe(&Stop { occasion, vcpu, looks, exits: &exits }, &mut evidence)
+        crash::describe(&Stop { occasion, vcpu, looks, exits }, &mut evidence)
     }
 }
