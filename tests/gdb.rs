@@ -34,8 +34,7 @@ struct Debuggee {
 impl Debuggee {
     /// Runs a sample guest under `--gdb`, and waits until gdb can come.
     fn start(guest: &str, arguments: &[&str]) -> Debuggee {
-        let scratch =
-            Scratch::new(&format!("gdb-{guest}-{}", std::thread::current().name().unwrap().replace("::", "-")));
+        let scratch = Scratch::new(&format!("gdb-{}", std::thread::current().name().unwrap()));
         let mut command = Command::new(PROGRAM);
         command.args(["run", guest, "--gdb", &format!("unix:{}", scratch.join("s"))]).args(arguments);
         let mut session = Session::on_pipes(command);
@@ -408,6 +407,32 @@ fn malformed_packets_end_at_most_the_session() {
     assert!(gdb.ask("?").starts_with("T05"));
     gdb.send("k");
     assert_eq!(debuggee.end().0, 130);
+}
+
+#[test]
+fn linux_is_stopped_looked_at_and_let_go() {
+    let Some(kernel) = kvm::lab_kernel() else { return };
+    let mut debuggee = Debuggee::start(&kernel, &["--cmdline=quiet", "--cpus", "2"]);
+    let mut gdb = debuggee.connect();
+    gdb.send("vCont;c");
+    debuggee.session.wait_for("# ");
+    gdb.0.write_all(&[3]).unwrap();
+    assert_eq!(gdb.receive(), "T02thread:01;");
+    for thread in [1, 2] {
+        assert_eq!(gdb.ask(&format!("Hg{thread}")), "OK");
+        let rip = gdb.rip();
+        assert!(rip >= 0xffff_8000_0000_0000, "idle in the kernel, at {rip:#x}");
+        let code = gdb.ask(&format!("m{rip:x},8"));
+        assert_eq!(code.len(), 16, "through the kernel's own tables: {code}");
+        let walk = gdb.monitor(&format!("walk {rip:#x}"));
+        assert!(walk.contains("PML4") && walk.contains("is at guest-physical"), "{walk}");
+        assert_eq!(gdb.ask(&format!("vCont;s:{thread}")), format!("T05thread:0{thread};"));
+        assert_ne!(gdb.rip(), rip);
+    }
+    assert_eq!(gdb.ask("D"), "OK");
+    debuggee.session.wait_for("the guest goes on");
+    debuggee.session.type_in("poweroff\n");
+    assert_eq!(debuggee.end().0, 0);
 }
 
 /// What gdb prints when it is connected to a sample guest and given these commands.
