@@ -233,3 +233,305 @@ fn config(disk: &Disk<Chain>) -> [u8; CONFIG_SIZE] {
     }
     config
 }
+
+#[cfg(test)]
+mod tests {
+    use super::super::driver::DriverQueue;
+    use super::super::function::{ACKNOWLEDGE, DRIVER, DRIVER_OK, FEATURES_OK, VirtioFunction};
+    use super::*;
+    use crate::arch::layout::MIB;
+    use crate::backend::block::disk::Mode;
+    use crate::event_loop::{self, Interest, Waker};
+    use crate::memory::map::MemoryMap;
+    use std::path::PathBuf;
+    use std::sync::atomic::{AtomicU32, Ordering};
+
+    const HEADER_AT: u64 = 0x8000;
+    const STATUS_AT: u64 = 0x9000;
+    const DATA: u64 = 0x1_0000;
+    const SECTORS: u64 = 32;
+    /// What a status byte is before it is written.
+    const NO_STATUS: u8 = 0xee;
+
+    /// A driven device over a file of 32 sectors, and its driver.
+    struct Bench {
+        function: VirtioFunction,
+        queue: DriverQueue,
+        ram: Arc<GuestRam>,
+        path: PathBuf,
+    }
+
+    impl Bench {
+        fn new(mode: Mode) -> Bench {
+            static NUMBER: AtomicU32 = AtomicU32::new(0);
+            let name = format!("hostel-blk-{}-{}", std::process::id(), NUMBER.fetch_add(1, Ordering::Relaxed));
+            let path = std::env::temp_dir().join(name);
+            std::fs::write(&path, [0xdd; 512 * SECTORS as usize]).unwrap();
+            Bench::over(path, mode)
+        }
+
+        fn over(path: PathBuf, mode: Mode) -> Bench {
+            let ram = Arc::new(GuestRam::new(&MemoryMap::new(4 * MIB).unwrap()).unwrap());
+            let device = Box::new(Blk::new(Disk::open(&path, mode, QUEUE_SIZE).unwrap(), "a-name"));
+            let function = VirtioFunction::new(device, ram.clone(), Waker::new().unwrap()).unwrap();
+            let queue = DriverQueue::new(ram.clone(), 0x1000, 16);
+            let mut bench = Bench { function, queue, ram, path };
+            bench.drive(u64::MAX);
+            bench
+        }
+
+        /// Drives the device anew, with those of its features that are in `features`.
+        fn drive(&mut self, features: u64) {
+            self.function.set_status(0);
+            self.ram.write(0x1000, &[0; 0x1000]).unwrap();
+            self.queue = DriverQueue::new(self.ram.clone(), 0x1000, 16);
+            let setup = self.queue.setup();
+            self.function.set_driver_features(self.function.features() & features & !(1 << 29));
+            self.function.set_status(ACKNOWLEDGE | DRIVER | FEATURES_OK);
+            self.function.set_up_queue(0, |queue| *queue = setup);
+            self.function.set_status(ACKNOWLEDGE | DRIVER | FEATURES_OK | DRIVER_OK);
+            assert_eq!(self.function.status(), 15);
+        }
+
+        /// Serves until a chain is used, and returns the bytes that it says were written.
+        fn used(&mut self) -> u32 {
+            self.function.serve(Some(0));
+            loop {
+                assert_eq!(self.function.status(), 15, "it needs no reset");
+                if let Some((_, written)) = self.queue.used() {
+                    return written;
+                }
+                let waits = self.function.waits_for();
+                let (_, fd) = waits.iter().find(|(what, _)| what.is_none()).unwrap();
+                event_loop::wait(&[Interest { token: (), fd: *fd, output: false }], None).unwrap();
+                self.function.serve(None);
+            }
+        }
+
+        /// A request with these buffers between header and status. Returns the status and the bytes written.
+        fn ask(&mut self, kind: u32, sector: u64, readable: &[(u64, u32)], writable: &[(u64, u32)]) -> (u8, u32) {
+            let header = [&kind.to_le_bytes()[..], &[0; 4], &sector.to_le_bytes()].concat();
+            self.ram.write(HEADER_AT, &header).unwrap();
+            self.ram.write(STATUS_AT, &[NO_STATUS]).unwrap();
+            let readable = [&[(HEADER_AT, 16)], readable].concat();
+            self.queue.send(&readable, &[writable, &[(STATUS_AT, 1)]].concat());
+            let written = self.used();
+            let mut status = [0];
+            self.ram.read(STATUS_AT, &mut status).unwrap();
+            (status[0], written)
+        }
+
+        fn range(&mut self, kind: u32, sector: u64, count: u32, flags: u32) -> u8 {
+            let range = [&sector.to_le_bytes()[..], &count.to_le_bytes(), &flags.to_le_bytes()].concat();
+            self.ram.write(DATA, &range).unwrap();
+            self.ask(kind, 0, &[(DATA, 16)], &[]).0
+        }
+
+        fn content(&self) -> Vec<u8> {
+            std::fs::read(&self.path).unwrap()
+        }
+
+        /// Whatever came before: a good request is done, and the file has its size.
+        fn still_works(&mut self) {
+            assert_eq!(self.ask(request_type::IN, SECTORS - 1, &[], &[(DATA + 0x8000, 512)]), (OK, 513));
+            assert_eq!(self.content().len(), 512 * SECTORS as usize);
+        }
+    }
+
+    impl Drop for Bench {
+        fn drop(&mut self) {
+            // A second one over the same file has removed it.
+            let _ = std::fs::remove_file(&self.path);
+        }
+    }
+
+    #[test]
+    fn a_driver_writes_flushes_and_reads() {
+        for features in [u64::MAX, !FLUSH] {
+            let mut bench = Bench::new(Mode::Write);
+            bench.drive(features);
+            bench.ram.write(DATA, &[1; 1024]).unwrap();
+            // Two buffers, neither of whole sectors.
+            let data = [(DATA, 1000), (DATA + 1000, 24)];
+            assert_eq!(bench.ask(request_type::OUT, 3, &data, &[]), (OK, 1));
+            assert_eq!(bench.ask(request_type::FLUSH, 0, &[], &[]), (OK, 1));
+            assert_eq!(bench.content()[3 * 512 - 1..5 * 512 + 1], [&[0xdd][..], &[1; 1024], &[0xdd]].concat());
+            assert_eq!(bench.ask(request_type::IN, 2, &[], &[(DATA, 1), (DATA + 1, 1023)]), (OK, 1025));
+            let mut found = [0; 1024];
+            bench.ram.read(DATA, &mut found).unwrap();
+            assert_eq!(found[..], [[0xdd; 512], [1; 512]].concat());
+        }
+    }
+
+    #[test]
+    fn the_configuration_tells_what_the_disk_is() {
+        let bench = Bench::new(Mode::Write);
+        let read = |offset, size| bench.function.read_config(offset, size);
+        assert_eq!((read(0, 8), read(12, 4), read(20, 4), read(24, 1)), (SECTORS, 254, 512, 3));
+        assert_eq!((read(40, 4), read(52, 4), read(56, 1), read(60, 4)), (1, 1, 1, 0xffff_ffff));
+        let bench = Bench::new(Mode::Read);
+        assert_eq!(bench.function.features() & (READ_ONLY | DISCARD | WRITE_ZEROES | FLUSH), READ_ONLY | FLUSH);
+    }
+
+    #[test]
+    fn sec23_the_configuration_cannot_be_written() {
+        let mut bench = Bench::new(Mode::Write);
+        (0..64).for_each(|offset| bench.function.write_config(offset, 1, 0xff));
+        assert_eq!((bench.function.read_config(0, 8), bench.function.read_config(20, 4)), (SECTORS, 512));
+    }
+
+    #[test]
+    fn the_name_is_told_and_cut_where_there_is_no_room() {
+        let mut bench = Bench::new(Mode::Read);
+        assert_eq!(bench.ask(request_type::GET_ID, 0, &[], &[(DATA, 20)]), (OK, 21));
+        let mut id = [0xff; 20];
+        bench.ram.read(DATA, &mut id).unwrap();
+        assert_eq!(&id, b"a-name\0\0\0\0\0\0\0\0\0\0\0\0\0\0");
+        assert_eq!(bench.ask(request_type::GET_ID, 0, &[], &[(DATA, 3)]), (OK, 4));
+        assert_eq!(bench.ask(request_type::GET_ID, 0, &[], &[]), (OK, 1));
+    }
+
+    #[test]
+    fn sec26_requests_are_bounded_as_a_whole() {
+        let mut bench = Bench::new(Mode::Write);
+        bench.ram.write(DATA, &[1; 0x8000]).unwrap();
+        // Each buffer by itself would fit: together they leave the disk.
+        for buffers in [vec![(DATA, 512); 3], vec![(DATA, 1024), (DATA, 512)], vec![(DATA, 512 * 40)]] {
+            for sector in [SECTORS - 2, SECTORS - 1] {
+                assert_eq!(bench.ask(request_type::OUT, sector, &buffers, &[]), (IO_ERROR, 0));
+                assert_eq!(bench.ask(request_type::IN, sector, &[], &buffers), (IO_ERROR, 0));
+            }
+        }
+        for odd in [1, 511, 513] {
+            assert_eq!(bench.ask(request_type::OUT, 0, &[(DATA, odd)], &[]).0, IO_ERROR);
+            assert_eq!(bench.ask(request_type::IN, 0, &[], &[(DATA, odd)]).0, IO_ERROR);
+        }
+        assert!(bench.content().iter().all(|byte| *byte == 0xdd));
+        bench.still_works();
+    }
+
+    #[test]
+    fn sec27_sectors_beyond_the_end_overflow_nothing() {
+        let mut bench = Bench::new(Mode::Write);
+        for sector in [SECTORS, SECTORS + 1, (1 << 55) - 1, 1 << 55, u64::MAX / 512, u64::MAX - 1, u64::MAX] {
+            assert_eq!(bench.ask(request_type::OUT, sector, &[(DATA, 512)], &[]).0, IO_ERROR, "{sector:#x}");
+            assert_eq!(bench.ask(request_type::IN, sector, &[], &[(DATA, 512)]).0, IO_ERROR);
+            assert_eq!(bench.range(request_type::DISCARD, sector, 1, 0), IO_ERROR);
+            assert_eq!(bench.range(request_type::WRITE_ZEROES, sector, 1, UNMAP), IO_ERROR);
+        }
+        assert!(bench.content().iter().all(|byte| *byte == 0xdd));
+        bench.still_works();
+    }
+
+    #[test]
+    fn sec28_ranges_are_checked_in_count_flags_and_number() {
+        use request_type::{DISCARD, WRITE_ZEROES};
+        let mut bench = Bench::new(Mode::Write);
+        for (kind, sector, count, flags, status) in [
+            (DISCARD, 0, u32::MAX, 0, IO_ERROR),
+            (DISCARD, 0, SECTORS as u32 + 1, 0, IO_ERROR),
+            (DISCARD, 8, 8, UNMAP, UNSUPPORTED),
+            (DISCARD, 8, 8, 2, UNSUPPORTED),
+            (WRITE_ZEROES, 1, SECTORS as u32, 0, IO_ERROR),
+            (WRITE_ZEROES, 0, u32::MAX, UNMAP, IO_ERROR),
+            (WRITE_ZEROES, 8, 8, 1 << 31, UNSUPPORTED),
+        ] {
+            assert_eq!(bench.range(kind, sector, count, flags), status, "{kind} {sector} {count:#x} {flags:#x}");
+        }
+        for kind in [DISCARD, WRITE_ZEROES] {
+            for size in [0, 1, 15, 17, 32] {
+                assert_eq!(bench.ask(kind, 0, &[(DATA, size)], &[]), (IO_ERROR, 0), "{kind} of {size} bytes");
+            }
+        }
+        assert!(bench.content().iter().all(|byte| *byte == 0xdd));
+        assert_eq!(bench.range(WRITE_ZEROES, 1, 2, UNMAP), OK);
+        assert_eq!((bench.range(WRITE_ZEROES, 5, 1, 0), bench.range(DISCARD, 8, 8, 0)), (OK, OK));
+        let content = bench.content();
+        let zero = |sector: usize| content[512 * sector..][..512].iter().all(|byte| *byte == 0);
+        assert_eq!([0, 1, 2, 3, 4, 5, 6, 7].map(zero), [false, true, true, false, false, true, false, false]);
+        bench.still_works();
+    }
+
+    #[test]
+    fn sec29_a_read_only_disk_is_not_written_whatever_was_agreed_upon() {
+        let mut bench = Bench::new(Mode::Read);
+        for features in [u64::MAX, !READ_ONLY] {
+            bench.drive(features);
+            assert_eq!(bench.ask(request_type::OUT, 0, &[(DATA, 512)], &[]).0, IO_ERROR);
+            assert_eq!(bench.range(request_type::DISCARD, 0, 8, 0), IO_ERROR);
+            assert_eq!(bench.range(request_type::WRITE_ZEROES, 0, 8, 0), IO_ERROR);
+            assert_eq!(bench.ask(request_type::FLUSH, 0, &[], &[]).0, OK);
+        }
+        assert!(bench.content().iter().all(|byte| *byte == 0xdd));
+        bench.still_works();
+    }
+
+    #[test]
+    fn sec30_answers_fit_whatever_room_there_is() {
+        let mut bench = Bench::new(Mode::Write);
+        // SCSI commands (2) and secure erase (14) among them.
+        for kind in [2, 3, 5, 7, 10, 12, 14, 0x8000_0000, u32::MAX] {
+            assert_eq!(bench.ask(kind, 0, &[], &[]), (UNSUPPORTED, 0));
+            assert_eq!(bench.ask(kind, 0, &[(DATA, 64)], &[(DATA, 0x10_0000)]), (UNSUPPORTED, 0));
+        }
+        // No byte for the status, and a header that is cut short.
+        bench.ram.write(HEADER_AT, &[0; 16]).unwrap();
+        bench.queue.send(&[(HEADER_AT, 16)], &[]);
+        assert_eq!(bench.used(), 0);
+        for size in [1, 15] {
+            bench.ram.write(STATUS_AT, &[NO_STATUS; 4]).unwrap();
+            bench.queue.send(&[(HEADER_AT, size)], &[(STATUS_AT, 4)]);
+            assert_eq!(bench.used(), 0);
+            let mut status = [0; 4];
+            bench.ram.read(STATUS_AT, &mut status).unwrap();
+            assert_eq!(status, [NO_STATUS, NO_STATUS, NO_STATUS, IO_ERROR], "the last byte");
+        }
+        bench.queue.send(&[], &[(STATUS_AT, 1)]);
+        assert_eq!(bench.used(), 0);
+        bench.still_works();
+    }
+
+    #[test]
+    fn sec32_a_disk_stays_raw_whatever_the_guest_writes_into_it() {
+        for magic in
+            [&b"QFI\xfb\0\0\0\x03"[..], b"KDMV", b"vhdxfile", b"conectix", b"<<< Oracle VM", b"json:{}", b"\x7fELF"]
+        {
+            let mut bench = Bench::new(Mode::Write);
+            let sector = [magic, &vec![b'/'; 512 - magic.len()]].concat();
+            bench.ram.write(DATA, &sector).unwrap();
+            assert_eq!(bench.ask(request_type::OUT, 0, &[(DATA, 512)], &[]).0, OK);
+            let path = bench.path.clone();
+            let kept = path.with_extension("kept");
+            std::fs::rename(&path, &kept).unwrap();
+            drop(bench);
+            let mut again = Bench::over(kept, Mode::Write);
+            assert_eq!(again.ask(request_type::IN, 0, &[], &[(DATA, 512)]).0, OK);
+            let mut found = [0; 512];
+            again.ram.read(DATA, &mut found).unwrap();
+            assert_eq!((&found[..], again.function.read_config(0, 8)), (&sector[..], SECTORS));
+        }
+    }
+
+    #[test]
+    fn a_reset_in_the_middle_leaves_nothing_that_writes_later() {
+        let mut bench = Bench::new(Mode::Write);
+        for _ in 0..50 {
+            bench.ram.write(HEADER_AT, &[0; 16]).unwrap();
+            for _ in 0..4 {
+                bench.queue.send(&[(HEADER_AT, 16)], &[(DATA, 0x4000), (STATUS_AT, 1)]);
+            }
+            bench.function.serve(Some(0));
+            bench.function.set_status(0);
+            bench.ram.write(DATA, &[0x11; 0x4000]).unwrap();
+            let used = std::iter::from_fn(|| bench.queue.used()).count();
+            bench.function.serve(None);
+            bench.function.serve(Some(0));
+            assert!(used <= 4 && bench.queue.used().is_none());
+            bench.drive(u64::MAX);
+            let mut found = [0; 0x4000];
+            bench.ram.read(DATA, &mut found).unwrap();
+            assert!(found.iter().all(|byte| *byte == 0x11));
+            bench.still_works();
+        }
+    }
+}

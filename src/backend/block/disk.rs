@@ -272,3 +272,241 @@ impl<T> Disk<T> {
         self.finished.push((transfer.token, result));
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::super::threads;
+    use super::*;
+    use crate::arch::layout::MIB;
+    use crate::memory::map::{GuestRange, MemoryMap};
+    use crate::memory::ram::GuestRam;
+    use std::os::unix::fs::FileExt;
+    use std::path::PathBuf;
+    use std::sync::Arc;
+
+    /// What an operation meets instead of its result.
+    #[derive(Clone, Copy, Debug)]
+    enum Fault {
+        Errno(i32),
+        /// No more than this many bytes.
+        Short(u64),
+    }
+
+    /// An engine that works at once, and in which chosen operations fail.
+    struct Faulty {
+        /// Operation by number, from 0 on, and what it meets; `u32::MAX` for all of them.
+        faults: Vec<(u32, Fault)>,
+        count: u32,
+        done: Vec<(usize, io::Result<u32>)>,
+        ready: Waker,
+    }
+
+    impl Engine for Faulty {
+        fn begin(&mut self, mut operation: Operation) {
+            let fault = self.faults.iter().find(|(at, _)| [self.count, u32::MAX].contains(at)).map(|(_, fault)| *fault);
+            self.count += 1;
+            match (fault, &mut operation.call) {
+                (Some(Fault::Short(size)), Call::Read(buffers) | Call::Write { buffers, .. }) => {
+                    *buffers = buffers.front(size);
+                }
+                (Some(Fault::Errno(errno)), _) => {
+                    return self.done.push((operation.tag, Err(io::Error::from_raw_os_error(errno))));
+                }
+                _ => {}
+            }
+            self.done.push((operation.tag, threads::run(&operation)));
+        }
+        fn submit(&mut self) {}
+        fn take_done(&mut self) -> Vec<(usize, io::Result<u32>)> {
+            std::mem::take(&mut self.done)
+        }
+        fn under_way(&self) -> usize {
+            self.done.len()
+        }
+        fn ready(&self) -> &Waker {
+            &self.ready
+        }
+    }
+
+    const SECTORS: u64 = 64;
+    const BYTES: usize = (SECTORS * SECTOR) as usize;
+
+    /// A disk of 64 sectors of the byte 0xdd, in a file of its own.
+    struct Bench {
+        ram: Arc<GuestRam>,
+        path: PathBuf,
+        disk: Disk<u32>,
+    }
+
+    impl Bench {
+        fn new(mode: Mode, faults: Vec<(u32, Fault)>) -> Bench {
+            static NUMBER: std::sync::atomic::AtomicU32 = std::sync::atomic::AtomicU32::new(0);
+            let number = NUMBER.fetch_add(1, std::sync::atomic::Ordering::Relaxed);
+            let path = std::env::temp_dir().join(format!("hostel-disk-{}-{number}", std::process::id()));
+            std::fs::write(&path, [0xdd; BYTES]).unwrap();
+            let mut disk = Disk::open(&path, mode, 8).unwrap();
+            disk.engine = Box::new(Faulty { faults, count: 0, done: Vec::new(), ready: Waker::new().unwrap() });
+            Bench { ram: Arc::new(GuestRam::new(&MemoryMap::new(MIB).unwrap()).unwrap()), path, disk }
+        }
+
+        fn buffers(&self, size: u64) -> HostBuffers {
+            let ranges =
+                [GuestRange { start: 0x1000, size: size / 2 }, GuestRange { start: 0x9000, size: size - size / 2 }];
+            HostBuffers::of_guest(&self.ram, &ranges).unwrap()
+        }
+
+        /// Runs a request to its end.
+        fn run(&mut self, request: Request) -> Result<(), Option<i32>> {
+            self.disk.begin(7, request);
+            for _ in 0..100 {
+                if let Some((token, result)) = self.disk.finish().pop() {
+                    assert_eq!((token, self.disk.engine.under_way()), (7, 0));
+                    return result.map_err(|error| error.raw_os_error());
+                }
+            }
+            panic!("a request never ends");
+        }
+
+        fn write(&mut self, sector: u64, bytes: &[u8]) -> Result<(), Option<i32>> {
+            let half = bytes.len() / 2;
+            self.ram.write(0x1000, &bytes[..half]).unwrap();
+            self.ram.write(0x9000, &bytes[half..]).unwrap();
+            let buffers = self.buffers(bytes.len() as u64);
+            self.run(Request::Write { sector, buffers, durable: false })
+        }
+
+        fn read(&mut self, sector: u64, size: usize) -> Result<Vec<u8>, Option<i32>> {
+            let buffers = self.buffers(size as u64);
+            self.run(Request::Read(sector, buffers))?;
+            let mut bytes = vec![0; size];
+            self.ram.read(0x1000, &mut bytes[..size / 2]).unwrap();
+            self.ram.read(0x9000, &mut bytes[size / 2..]).unwrap();
+            Ok(bytes)
+        }
+    }
+
+    impl Drop for Bench {
+        fn drop(&mut self) {
+            std::fs::remove_file(&self.path).unwrap();
+        }
+    }
+
+    #[test]
+    fn sec37_what_passes_by_is_tried_again_and_what_does_not_is_an_error() {
+        let passing = [Fault::Errno(libc::EINTR), Fault::Errno(libc::EAGAIN), Fault::Short(1), Fault::Short(777)];
+        let lasting = [libc::EIO, libc::ENOSPC, libc::EDQUOT].map(Fault::Errno);
+        let pattern: Vec<u8> = (0..4096u32).map(|i| (i * 7) as u8).collect();
+        // The first operation, one in the middle (the one before was short), and the last.
+        for (at, before) in [(0, None), (1, Some((0, Fault::Short(1000)))), (2, Some((u32::MAX, Fault::Short(2000))))] {
+            for fault in passing.iter().chain(&lasting) {
+                let faults = || [(at, *fault)].into_iter().chain(before).collect::<Vec<_>>();
+                let expected = match fault {
+                    Fault::Errno(errno @ (libc::EIO | libc::ENOSPC | libc::EDQUOT)) => Err(Some(*errno)),
+                    _ => Ok(()),
+                };
+                let mut bench = Bench::new(Mode::Write, faults());
+                assert_eq!(bench.write(8, &pattern), expected, "write, {fault:?} at {at}");
+                assert_eq!(bench.write(8, &pattern), Ok(()), "the fault is over: {fault:?} at {at}");
+                assert_eq!(bench.read(8, 4096), Ok(pattern.clone()));
+                let mut bench = Bench::new(Mode::Write, faults());
+                assert_eq!(bench.read(0, 4096), expected.map(|()| vec![0xdd; 4096]), "read, {fault:?} at {at}");
+                assert_eq!(bench.read(0, 4096), Ok(vec![0xdd; 4096]));
+                let mut bench = Bench::new(Mode::Write, faults());
+                let flushed = if at == 0 { expected } else { Ok(()) };
+                assert_eq!(bench.run(Request::Flush), flushed, "flush, {fault:?} at {at}");
+            }
+        }
+    }
+
+    #[test]
+    fn sec37_a_host_that_always_asks_to_try_again_is_an_error() {
+        let mut bench = Bench::new(Mode::Write, vec![(u32::MAX, Fault::Errno(libc::EAGAIN))]);
+        assert_eq!(bench.write(0, &[0; 512]), Err(Some(libc::EAGAIN)));
+    }
+
+    #[test]
+    fn a_file_that_has_become_shorter_is_an_error() {
+        let mut bench = Bench::new(Mode::Write, Vec::new());
+        bench.disk.image.file.set_len(1000).unwrap();
+        assert_eq!(bench.read(0, 1024), Err(None));
+        assert_eq!(bench.read(0, 512), Ok(vec![0xdd; 512]));
+    }
+
+    #[test]
+    fn zeroes_are_written_where_the_host_cannot_make_them() {
+        for fault in [None, Some((0, Fault::Errno(libc::EOPNOTSUPP)))] {
+            for unmap in [false, true] {
+                let mut bench = Bench::new(Mode::Write, fault.into_iter().collect());
+                assert_eq!(bench.run(Request::WriteZeroes { sector: 1, count: 20, unmap }), Ok(()));
+                let found = bench.read(0, 32 * 512).unwrap();
+                assert!(found[..512].iter().chain(&found[21 * 512..]).all(|byte| *byte == 0xdd));
+                assert!(found[512..21 * 512].iter().all(|byte| *byte == 0));
+                assert_eq!(std::fs::metadata(&bench.path).unwrap().len(), BYTES as u64);
+            }
+            let mut bench = Bench::new(Mode::Write, fault.into_iter().collect());
+            assert_eq!(bench.run(Request::Discard { sector: 8, count: 8 }), Ok(()));
+            assert_eq!(bench.read(16, 512), Ok(vec![0xdd; 512]));
+        }
+    }
+
+    #[test]
+    fn an_overlay_holds_what_is_written_and_its_base_stays() {
+        for faults in [Vec::new(), vec![(u32::MAX, Fault::Short(1337))]] {
+            let mut bench = Bench::new(Mode::Overlay, faults);
+            let mut model = vec![0xdd; BYTES];
+            let mut random = 1u64;
+            for step in 0..400u64 {
+                random = random.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+                let (sector, count) = ((random >> 33) % SECTORS, 1 + (random >> 50) % 16);
+                let count = count.min(SECTORS - sector);
+                let place = (sector * SECTOR) as usize..((sector + count) * SECTOR) as usize;
+                match random >> 61 {
+                    0..4 => assert_eq!(bench.read(sector, place.len()).unwrap(), model[place]),
+                    4..6 => {
+                        model[place.clone()].fill(step as u8);
+                        bench.write(sector, &model[place]).unwrap();
+                    }
+                    6 => {
+                        model[place].fill(0);
+                        bench.run(Request::WriteZeroes { sector, count, unmap: step % 2 == 0 }).unwrap();
+                    }
+                    _ => {
+                        model[place].fill(0);
+                        bench.run(Request::Discard { sector, count }).unwrap();
+                    }
+                }
+                assert_eq!(bench.run(Request::Flush), Ok(()));
+            }
+            assert_eq!(bench.read(0, BYTES).unwrap(), model);
+            assert_eq!(std::fs::read(&bench.path).unwrap(), [0xdd; BYTES]);
+        }
+    }
+
+    #[test]
+    fn a_layer_without_room_is_an_error_and_what_was_there_stays() {
+        let mut bench = Bench::new(Mode::Overlay, vec![(0, Fault::Errno(libc::ENOSPC))]);
+        assert_eq!(bench.write(3, &[1; 1024]), Err(Some(libc::ENOSPC)));
+        assert_eq!(bench.read(3, 1024), Ok(vec![0xdd; 1024]));
+        assert_eq!(bench.write(3, &[1; 1024]), Ok(()));
+        assert_eq!(bench.read(3, 1024), Ok(vec![1; 1024]));
+    }
+
+    #[test]
+    fn sec26_nothing_beyond_the_end_is_reached() {
+        for mode in [Mode::Write, Mode::Overlay] {
+            let mut bench = Bench::new(mode, Vec::new());
+            for (sector, size) in [(SECTORS - 1, 1024), (SECTORS, 512), (u64::MAX, 512), (1 << 55, 512), (0, 700)] {
+                assert_eq!(bench.write(sector, &vec![1; size]), Err(None), "{sector} {size}");
+                assert_eq!(bench.read(sector, size), Err(None));
+                let count = if size == 700 { u64::MAX } else { size as u64 / 512 };
+                assert_eq!(bench.run(Request::Discard { sector, count }), Err(None));
+                assert_eq!(bench.run(Request::WriteZeroes { sector, count, unmap: true }), Err(None));
+            }
+            assert_eq!(bench.disk.engine.under_way(), 0);
+            let mut bytes = vec![0; BYTES + 1];
+            let file = std::fs::File::open(&bench.path).unwrap();
+            assert_eq!(file.read_at(&mut bytes, 0).unwrap(), BYTES);
+            assert!(bytes[..BYTES].iter().all(|byte| *byte == 0xdd));
+        }
+    }
+}

@@ -89,7 +89,8 @@ fn work_off(queue: &Mutex<Receiver<Operation>>, done: &Sender<Done>, ready: &Wak
     }
 }
 
-fn run(operation: &Operation) -> io::Result<u32> {
+/// Does an operation, and waits for its end.
+pub(super) fn run(operation: &Operation) -> io::Result<u32> {
     let (file, offset) = (&*operation.file, operation.offset);
     match &operation.call {
         Call::Read(buffers) => calls::read_at(file, buffers, offset),

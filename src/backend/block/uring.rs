@@ -50,7 +50,7 @@ impl Engine for Uring {
     }
 
     fn submit(&mut self) {
-        loop {
+        while !self.ring.submission().is_empty() {
             match self.ring.submit() {
                 Ok(_) => return,
                 Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
@@ -62,9 +62,7 @@ impl Engine for Uring {
     }
 
     fn take_done(&mut self) -> Vec<(usize, io::Result<u32>)> {
-        if !self.ring.submission().is_empty() {
-            self.submit();
-        }
+        self.submit();
         let mut done = Vec::new();
         for entry in self.ring.completion() {
             let tag = entry.user_data() as usize;
