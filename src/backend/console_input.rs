@@ -49,7 +49,7 @@ enum Kind {
     ForeignTerminal,
     /// Something that can be waited for.
     Stream,
-    /// Files and the like: always ready, and unknown to epoll(7).
+    /// Files and the like: always ready.
     File,
 }
 
@@ -106,11 +106,6 @@ impl ConsoleInput {
     pub fn waits_for(&self) -> Option<BorrowedFd<'_>> {
         let wanted = self.kind != Kind::ForeignTerminal && self.waiting.len() < BUFFER_BYTES;
         self.source.as_ref().filter(|_| wanted).map(AsFd::as_fd)
-    }
-
-    /// Whether [`ConsoleInput::waits_for`] is ready at any time; epoll(7) does not take such a descriptor.
-    pub fn is_always_ready(&self) -> bool {
-        self.kind == Kind::File
     }
 
     /// Reads what is there, without waiting. Returns what is not for the guest.
@@ -300,7 +295,6 @@ mod tests {
         let null = || Some(std::fs::File::open("/dev/null").unwrap().into());
         for (source, end) in [(None, EndOfInput::CtrlD), (null(), EndOfInput::CtrlD), (null(), EndOfInput::Silent)] {
             let mut input = ConsoleInput::over(source, end);
-            assert!(input.is_always_ready());
             input.read();
             input.type_in(b"x");
             input.offer(&mut port);

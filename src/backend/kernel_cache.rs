@@ -24,8 +24,8 @@ const INDEX_MAX: u64 = 256;
 const INDEX_ENTRY_MAX: u64 = 16 << 10;
 /// A use is noted in the entry's time only when the time is older: it saves a write at nearly every start.
 const USE_NOTED_EVERY: Duration = Duration::from_secs(3600);
-/// A temporary file older than this belongs to a process that died.
-const TEMPORARY_AGE: Duration = Duration::from_secs(3600);
+/// A temporary file that nobody has written to for so long belongs to a process that died.
+const TEMPORARY_AGE: Duration = Duration::from_secs(300);
 /// A file's times move in steps of the kernel's tick, at most this long (`HZ` is 100 or more): within it, a change may not show.
 const CLOCK_STEP: Duration = Duration::from_millis(20);
 
@@ -141,6 +141,7 @@ impl KernelCache {
     fn store(&self, job: &StoreJob) -> io::Result<()> {
         DirBuilder::new().recursive(true).mode(0o700).create(&self.directory)?;
         self.directory_is_ours()?;
+        self.remove_left_over()?;
         let hash: String = Sha256::digest(&job.kernel).iter().map(|byte| format!("{byte:02x}")).collect();
         let kernel = format!("{hash}.{KERNEL}");
         let cached = self.open_ours(&kernel).and_then(|file| file.metadata().ok());
@@ -150,8 +151,7 @@ impl KernelCache {
         let entry = [format!("{hash}\n{}\n", job.kernel.len()).as_bytes(), &job.headers].concat();
         self.write(&format!("{}.{INDEX}", job.key.0), &entry)?;
         self.evict(KERNEL, KERNELS_MAX, Metadata::len)?;
-        self.evict(INDEX, INDEX_MAX, |_| 1)?;
-        self.remove_left_over()
+        self.evict(INDEX, INDEX_MAX, |_| 1)
     }
 
     /// Writes a file under a temporary name, then gives it its own. It is not synced to the disk: after a crash of the host, a
@@ -185,10 +185,12 @@ impl KernelCache {
         Ok(())
     }
 
+    /// Removes what killed processes left half written.
     fn remove_left_over(&self) -> io::Result<()> {
         for (path, metadata) in self.files(TEMPORARY)? {
             if metadata.modified()?.elapsed().is_ok_and(|age| age > TEMPORARY_AGE) {
-                fs::remove_file(path)?;
+                // Another process may be at it too.
+                let _ = fs::remove_file(path);
             }
         }
         Ok(())
