@@ -77,7 +77,7 @@ fn run(arguments: Arguments) -> Result<i32> {
     }
     script.push_str("exit $status\n");
     let deadline = Duration::from_secs(arguments.timeout_seconds.unwrap_or(DEFAULT_TIMEOUT_SECONDS));
-    lab::run(Job { image, script, deadline, options: &[] })
+    lab::run(Job { image, script, deadline })
 }
 
 /// The same directory and the same variables as here, for all that concerns Hostel and its tests.

@@ -35,8 +35,6 @@ pub struct Job {
     pub script: String,
     /// The longest time that the whole may take.
     pub deadline: Duration,
-    /// More options of QEMU.
-    pub options: &'static [&'static str],
 }
 
 /// Where `scripts/lab-machine` unpacks the kernel.
@@ -61,7 +59,7 @@ fn attempts(kernel: &Path, directory: &Path, job: Job) -> Result<i32> {
     std::fs::write(&initramfs, job.image.finish(&job.script)).context("cannot write the lab's initramfs")?;
     for attempt in 1..=ATTEMPTS {
         let log = directory.join("log");
-        let machine = machine(kernel, &initramfs, &log, job.deadline, job.options)?;
+        let machine = machine(kernel, &initramfs, &log, job.deadline)?;
         if machine == Some(DEADLINE_STATUS) {
             eprintln!("lab: not done after {} s", job.deadline.as_secs());
             return Ok(DEADLINE_STATUS);
@@ -78,7 +76,7 @@ fn attempts(kernel: &Path, directory: &Path, job: Job) -> Result<i32> {
 }
 
 /// Runs QEMU to its end. A terminal is handed through; without one the standard input stays here.
-fn machine(kernel: &Path, initramfs: &Path, log: &Path, deadline: Duration, options: &[&str]) -> Result<Option<i32>> {
+fn machine(kernel: &Path, initramfs: &Path, log: &Path, deadline: Duration) -> Result<Option<i32>> {
     let terminal = std::io::stdin().is_terminal() && std::io::stdout().is_terminal();
     // panic=-1: reset at once.
     let words = "console=ttyS0 quiet panic=-1";
@@ -88,7 +86,6 @@ fn machine(kernel: &Path, initramfs: &Path, log: &Path, deadline: Duration, opti
         .args(["--foreground", "--kill-after=5", &deadline.as_secs().to_string(), "qemu-system-x86_64"])
         .args(MACHINE.split_whitespace())
         .args(["-append", &command_line])
-        .args(options)
         .arg("-kernel")
         .arg(kernel)
         .arg("-initrd")
