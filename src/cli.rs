@@ -24,6 +24,7 @@ pub enum Verb {
     #[command(after_help = format!("{EXAMPLES}\n\n{EXIT_STATUS}"))]
     Run(Box<RunConfig>),
     /// Run, and print every exit of the guest: what trapped, where, and how it was answered
+    #[command(after_help = TRACE_EXAMPLES)]
     Trace(Box<TraceConfig>),
     /// List the sample guests inside this program
     Guests,
@@ -65,6 +66,17 @@ Examples:
   hostel run smp --cpus 4                       a sample guest on four vCPUs
   hostel run /boot/vmlinuz -- cpus poweroff     Linux, with the initramfs inside Hostel
   hostel run kernel.elf --expect 'tests passed' --reject linux --timeout 30s";
+
+const TRACE_EXAMPLES: &str = "\
+Examples:
+  hostel trace hello                            a line an exit, like ones folded, on standard error
+  hostel trace --every --device COM1 hello      each access to the serial port
+  hostel trace --summary smp --cpus 4           counts, percentiles and the hottest instructions
+  hostel trace --json --output exits.json hello an object an exit, in a file
+
+The columns: milliseconds since the start; vCPU; kind of the exit; bytes;
+address and register; value, and characters beside it; microseconds in the
+guest before it; microseconds until it was answered; the instruction.";
 
 const EXIT_STATUS: &str = "\
 Exit status of run:

@@ -8,6 +8,7 @@ mod common;
 use common::hostel::{Finished, PROGRAM, finish, hostel};
 use common::kvm;
 use common::scratch::Scratch;
+use common::session::Session;
 use serde_json::Value;
 use std::fs;
 use std::process::{Command, Stdio};
@@ -112,6 +113,38 @@ fn the_instruction_of_each_exit_is_the_one_that_caused_it() {
     let (exits, _) = objects(&finished.stderr);
     let found: Vec<_> = exits.iter().map(|exit| word(exit, "rip") + " " + &word(exit, "instruction")).collect();
     assert_eq!(found, expected);
+}
+
+#[test]
+fn the_elements_of_a_string_instruction_are_one_line_if_asked() {
+    if !kvm::available() {
+        return;
+    }
+    let scratch = Scratch::new("strings");
+    // mov edx, 0x3ff; mov esi, 0x10000; mov ecx, 3; rep outsb; out dx, al; out dx, al; mov dx, 0x600; mov al, 0x34; out dx, al
+    let image = scratch
+        .file("image", b"\xba\xff\x03\0\0\xbe\0\0\x01\0\xb9\x03\0\0\0\xf3\x6e\xee\xee\x66\xba\0\x06\xb0\x34\xee");
+    let count = |options: &[&str], text: &str| {
+        let finished = trace(&[&["--format", "flat64", &image], options].concat());
+        assert_eq!(finished.status, 0, "{finished:#?}");
+        finished.stderr.matches(text).count()
+    };
+    assert_eq!(count(&["--every"], "COM1 SCR "), 5);
+    assert_eq!(count(&["--every", "--skip-strings"], "COM1 SCR "), 3);
+    assert_eq!(count(&["--every", "--skip-strings"], "COM1 SCR x 3 "), 1);
+    assert_eq!(count(&["--json", "--skip-strings"], "\"count\":3"), 1);
+    assert_eq!(count(&["--json"], "\"SCR\""), 5);
+}
+
+#[test]
+fn on_a_terminal_kinds_have_colours_and_the_console_stands_between() {
+    if !kvm::available() || std::env::var_os("NO_COLOR").is_some() {
+        return;
+    }
+    let mut session = Session::on_terminal(&["trace", "hello", "--device", "ACPI"]);
+    session.wait_for("powering off.");
+    session.wait_for("\x1b[34mpio-write\x1b[0m  1 0x600 ACPI SLEEP_CONTROL 0x34 ");
+    assert_eq!(session.end_on_terminal(), (0, true));
 }
 
 #[test]

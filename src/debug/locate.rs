@@ -44,7 +44,9 @@ pub struct Located {
 pub struct Locator {
     /// Whether RIP stands behind an OUT; `None` until that was seen.
     out_passed: Option<bool>,
-    known: HashMap<(Exit, Code), Option<Located>>,
+    /// Where in `found` the answer for an exit stands.
+    known: HashMap<(Exit, Code), usize>,
+    found: Vec<Option<Located>>,
 }
 
 impl Locator {
@@ -57,14 +59,24 @@ impl Locator {
             Exit::MsrWrite { index, filtered, .. } => Exit::MsrWrite { index, filtered, value: 0 },
             other => other,
         };
-        if self.known.len() >= CACHE_MAX {
-            self.known.clear();
-        }
-        if !self.known.contains_key(&(key, *code)) {
-            let found = self.find(exit, code);
-            self.known.insert((key, *code), found);
-        }
-        self.known.get(&(key, *code))?.as_ref()
+        let index = match self.known.get(&(key, *code)) {
+            Some(index) => *index,
+            None => {
+                if self.found.len() >= CACHE_MAX {
+                    self.forget();
+                }
+                let found = self.find(exit, code);
+                self.found.push(found);
+                self.known.insert((key, *code), self.found.len() - 1);
+                self.found.len() - 1
+            }
+        };
+        self.found[index].as_ref()
+    }
+
+    fn forget(&mut self) {
+        self.known.clear();
+        self.found.clear();
     }
 
     fn find(&mut self, exit: Exit, code: &Code) -> Option<Located> {
@@ -76,7 +88,7 @@ impl Locator {
         {
             self.out_passed = Some(behind.is_some());
             // What was decided without knowing it may be wrong.
-            self.known.clear();
+            self.forget();
         }
         // A string instruction that is not at its end is where RIP stands.
         let repeats = at.is_some_and(|instruction| instruction.has_rep_prefix() && instruction.is_string_instruction());

@@ -21,8 +21,8 @@ use std::time::Duration;
 const EVENTS_MAX: usize = 65_536;
 /// Events that are put into order by time before they are shown; vCPUs answer beside each other.
 const BATCH_MAX: usize = 8_192;
-/// How long the thread sleeps when it finds no event.
-const LOOK_EVERY: Duration = Duration::from_millis(2);
+/// How long the thread sleeps when it finds no event: short for eyes, long for the vCPU whose processor it takes.
+const LOOK_EVERY: Duration = Duration::from_millis(10);
 /// Names of instructions kept.
 const NAMES_MAX: usize = 4096;
 

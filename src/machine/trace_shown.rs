@@ -15,6 +15,7 @@ use crate::debug::sink::TraceSink;
 use crate::debug::step::Steps;
 use crate::debug::summary::{Form, Summary};
 use crate::debug::symbols::Symbols;
+use std::ffi::OsString;
 use std::io::{BufWriter, IsTerminal, Write, stderr};
 
 /// The sinks that show what `config` asks for. A summary, the milestones, the calls of KVM or a check replace what else would stand on
@@ -85,7 +86,22 @@ pub fn filter(config: &TraceConfig) -> Result<Filter, String> {
     Filter::new(&config.only, &config.device, &config.vcpu)
 }
 
-/// Whether standard error takes colours, and the user wants them (no-color.org).
 fn is_coloured() -> bool {
-    stderr().is_terminal() && std::env::var_os("NO_COLOR").is_none_or(|value| value.is_empty())
+    takes_colours(stderr().is_terminal(), std::env::var_os("NO_COLOR"))
+}
+
+/// Whether a stream takes colours, and the user, who says so by `NO_COLOR`, wants them (no-color.org).
+fn takes_colours(is_terminal: bool, no_color: Option<OsString>) -> bool {
+    is_terminal && no_color.is_none_or(|value| value.is_empty())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn colours_are_for_terminals_whose_user_wants_them() {
+        assert!(takes_colours(true, None) && takes_colours(true, Some("".into())));
+        assert!(!takes_colours(false, None) && !takes_colours(true, Some("1".into())));
+    }
 }
