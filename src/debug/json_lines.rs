@@ -181,33 +181,19 @@ impl Serialize for Hex {
 
 #[cfg(test)]
 mod tests {
-    use super::super::fixture::{event, serial};
+    use super::super::fixture::{Written, event, serial};
     use super::super::locate::Located;
     use super::*;
-    use std::sync::{Arc, Mutex};
-
-    #[derive(Clone, Default)]
-    struct Page(Arc<Mutex<Vec<u8>>>);
-
-    impl Write for Page {
-        fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
-            self.0.lock().unwrap().write(bytes)
-        }
-        fn flush(&mut self) -> io::Result<()> {
-            Ok(())
-        }
-    }
 
     fn lines(folding: Folding, exits: &[Traced]) -> String {
-        let page = Page::default();
-        let mut lines = JsonLines::new(Box::new(page.clone()), Filter::default(), folding);
+        let written = Written::default();
+        let mut lines = JsonLines::new(Box::new(written.clone()), Filter::default(), folding);
         for exit in exits {
             lines.exit(exit).unwrap();
         }
         let end = TraceEnd { ended_ns: 9, reason: "powered off".into(), dropped: 2, ..TraceEnd::default() };
         lines.finish(&end).unwrap();
-        let text = page.0.lock().unwrap().clone();
-        String::from_utf8(text).unwrap()
+        written.text()
     }
 
     #[test]

@@ -121,21 +121,8 @@ fn line(at_ns: u64, on: &str, name: &str, took: Duration, words: &str) -> String
 
 #[cfg(test)]
 mod tests {
+    use super::super::fixture::Written;
     use super::*;
-    use std::sync::Arc;
-
-    #[derive(Clone, Default)]
-    struct Page(Arc<Mutex<Vec<u8>>>);
-
-    impl Write for Page {
-        fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
-            self.0.lock().unwrap().extend(bytes);
-            Ok(bytes.len())
-        }
-        fn flush(&mut self) -> io::Result<()> {
-            Ok(())
-        }
-    }
 
     fn call(lines: &mut Lines, target: Target, name: &'static str, result: io::Result<&str>) {
         let result = result.map(str::to_owned);
@@ -147,8 +134,8 @@ mod tests {
 
     #[test]
     fn entries_are_folded_between_other_calls_and_failures_are_told() {
-        let page = Page::default();
-        let calls = KvmCalls::new(TraceClock::starting_at(0), Box::new(page.clone()));
+        let written = Written::default();
+        let calls = KvmCalls::new(TraceClock::starting_at(0), Box::new(written.clone()));
         let lines = &mut *calls.lines.lock().unwrap();
         call(lines, Target::System, "KVM_CREATE_VM", Ok("fd 7"));
         for _ in 0..4 {
@@ -167,7 +154,7 @@ mod tests {
             "    1.500 vcpus   KVM_RUN x 2                      14.0  in all",
             "    1.500 vm      KVM_SIGNAL_MSI                    7.0  why -> failed: Invalid argument (os error 22)",
         ];
-        let text = String::from_utf8(page.0.lock().unwrap().clone()).unwrap();
+        let text = written.text();
         assert_eq!(text.lines().skip(1).collect::<Vec<_>>(), expected);
     }
 

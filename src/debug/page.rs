@@ -177,35 +177,18 @@ fn hash(text: &str) -> String {
 
 #[cfg(test)]
 mod tests {
-    use super::super::event::{DeviceRegister, ExitEvent};
+    use super::super::event::ExitEvent;
+    use super::super::fixture::{Written, serial};
     use super::super::sink::Milestone;
     use super::*;
-    use crate::kvm::exit::{Exit, Reply};
     use serde_json::Value;
-    use std::sync::{Arc, Mutex};
-
-    /// A file that stays within reach.
-    #[derive(Clone, Default)]
-    struct Shared(Arc<Mutex<Vec<u8>>>);
-
-    impl Write for Shared {
-        fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
-            self.0.lock().unwrap().write(bytes)
-        }
-        fn flush(&mut self) -> io::Result<()> {
-            Ok(())
-        }
-    }
 
     /// The page of a guest that prints `console`, a byte each microsecond, from code with this symbol.
     fn page(console: &[u8], symbol: &str) -> String {
-        let file = Shared::default();
+        let file = Written::default();
         let mut page = Page::new(Box::new(file.clone()));
         for (at_ns, byte) in (1000..).step_by(1000).zip(console) {
-            let exit = Exit::PioWrite { port: 0x3f8, size: 1, value: u64::from(*byte) };
-            let register = Some(DeviceRegister { device: "COM1", register: "THR" });
-            let (vcpu, guest_ns, host_ns, reply) = (0, 500, 100, Some(Reply::Resume));
-            let event = ExitEvent { vcpu, at_ns, guest_ns, host_ns, exit, reply, register, code: None };
+            let event = ExitEvent { at_ns, ..serial(*byte) };
             page.exit(&Traced { event: &event, instruction: None, symbol: Some(symbol) }).unwrap();
         }
         let end = TraceEnd {
@@ -215,8 +198,7 @@ mod tests {
             ..TraceEnd::default()
         };
         assert_eq!(page.finish(&end).unwrap(), Verdict::Fine);
-        let bytes = file.0.lock().unwrap().clone();
-        String::from_utf8(bytes).unwrap()
+        file.text()
     }
 
     fn data(page: &str) -> Value {
@@ -231,7 +213,7 @@ mod tests {
         assert_eq!(data["marks"]["at_ns"].to_string(), "[1000,1000,1000]");
         assert_eq!(data["marks"]["value"].to_string(), "[97,10,98]");
         assert_eq!(data["console"]["text"].to_string(), r#"["a","b"]"#);
-        assert_eq!(data["classes"]["p50_ns"][0], 100);
+        assert_eq!(data["classes"]["p50_ns"][0], 500);
         assert_eq!(data["kinds"][data["classes"]["kind"][0].as_u64().unwrap() as usize], "pio-write");
         assert_eq!(data["explanations"][1]["summary"], "OUT, or one element of OUTS: the guest writes to a port");
         assert_eq!(data["milestones"].to_string(), r#"[["first entry",500]]"#);

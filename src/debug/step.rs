@@ -254,24 +254,11 @@ fn changes(before: &CpuState, now: &CpuState) -> String {
 
 #[cfg(test)]
 mod tests {
+    use super::super::fixture::Written;
     use super::*;
     use crate::arch::cpu_state::EFER_LMA;
     use crate::debug::event::DeviceRegister;
     use crate::vcpu::scripted::ScriptedCpu;
-
-    /// Takes what is written where the test can see it.
-    #[derive(Clone, Default)]
-    struct Page(Arc<Mutex<Vec<u8>>>);
-
-    impl Write for Page {
-        fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
-            self.0.lock().unwrap().extend_from_slice(bytes);
-            Ok(bytes.len())
-        }
-        fn flush(&mut self) -> io::Result<()> {
-            Ok(())
-        }
-    }
 
     /// Code at 0x7c00: mov al, 1; out 0x80, al; hlt.
     fn read(gpa: u64) -> Option<u64> {
@@ -283,8 +270,8 @@ mod tests {
 
     #[test]
     fn steps_and_exits_stand_in_their_order_until_enough_are_shown() {
-        let page = Page::default();
-        let steps = Steps::new(Box::new(page.clone()), 3, Symbols::default());
+        let written = Written::default();
+        let steps = Steps::new(Box::new(written.clone()), 3, Symbols::default());
         let name = |exit: &Exit| (*exit == OUT).then_some(DeviceRegister { device: "post", register: "CODE" });
         let mut stepper = steps.stepper(Box::new(name), Box::new(read));
         let mut cpu = ScriptedCpu::new(vec![]).in_state(CpuState::real_mode(0, 0x7c00));
@@ -300,7 +287,7 @@ mod tests {
         }
         assert!(!cpu.debugged().step);
         steps.finish().unwrap();
-        let text = String::from_utf8(page.0.lock().unwrap().clone()).unwrap();
+        let text = written.text();
         let lines: Vec<_> = text.lines().map(|line| line.split_whitespace().collect::<Vec<_>>().join(" ")).collect();
         assert_eq!(
             lines,

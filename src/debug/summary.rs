@@ -264,27 +264,14 @@ fn duration(ns: u64) -> String {
 #[cfg(test)]
 mod tests {
     use super::super::event::ExitEvent;
-    use super::super::fixture::{event, serial};
+    use super::super::fixture::{Written, event, serial};
     use super::super::locate::Located;
     use super::*;
     use crate::kvm::exit::Exit;
-    use std::sync::{Arc, Mutex};
-
-    #[derive(Clone, Default)]
-    struct Page(Arc<Mutex<Vec<u8>>>);
-
-    impl Write for Page {
-        fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
-            self.0.lock().unwrap().write(bytes)
-        }
-        fn flush(&mut self) -> io::Result<()> {
-            Ok(())
-        }
-    }
 
     fn summary(form: Form, exits: &[(ExitEvent, Option<&Located>)]) -> String {
-        let page = Page::default();
-        let mut summary = Summary::new(Box::new(page.clone()), form);
+        let written = Written::default();
+        let mut summary = Summary::new(Box::new(written.clone()), form);
         for (event, instruction) in exits {
             summary
                 .exit(&Traced { event, instruction: *instruction, symbol: Some("guest::serial::write+0x44") })
@@ -292,8 +279,7 @@ mod tests {
         }
         let end = TraceEnd { ended_ns: 14_498_000, reason: "the guest powered off".into(), ..TraceEnd::default() };
         summary.finish(&end).unwrap();
-        let text = page.0.lock().unwrap().clone();
-        String::from_utf8(text).unwrap()
+        written.text()
     }
 
     fn out() -> Located {

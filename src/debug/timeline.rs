@@ -148,3 +148,42 @@ fn tid(vcpu: u32) -> u32 {
 fn microseconds(ns: u64) -> f64 {
     ns as f64 / 1000.0
 }
+
+#[cfg(test)]
+mod tests {
+    use super::super::fixture::{Written, serial};
+    use super::super::sink::Milestone;
+    use super::*;
+
+    #[test]
+    fn an_exit_is_a_slice_of_guest_and_one_of_its_own() {
+        let file = Written::default();
+        let mut timeline = Timeline::new(Box::new(file.clone()));
+        let event = ExitEvent { vcpu: 3, ..serial(b'A') };
+        timeline.exit(&Traced { event: &event, instruction: None, symbol: Some("a\"</b>\n") }).unwrap();
+        let milestones = vec![(Milestone::FirstSerialByte, 12_500_000)];
+        let facts = vec![("image", "x".to_owned())];
+        let end = TraceEnd { dropped: 7, milestones, facts, ..TraceEnd::default() };
+        assert_eq!(timeline.finish(&end).unwrap(), Verdict::Fine);
+        let lines = [
+            r#"{"traceEvents":["#,
+            r#"{"ph":"X","pid":1,"tid":4,"ts":12498.0,"dur":2.0,"name":"guest","cat":"guest"},"#,
+            r#"{"ph":"X","pid":1,"tid":4,"ts":12500.0,"dur":0.5,"name":"COM1 THR","cat":"pio-write","#,
+            r#""args":{"value":"0x41","symbol":"a\"</b>\n"}},"#,
+            r#"{"ph":"M","pid":1,"tid":4096,"ts":0.0,"name":"process_name","args":{"name":"hostel x"}},"#,
+            r#"{"ph":"M","pid":1,"tid":4096,"ts":0.0,"name":"thread_name","args":{"name":"milestones"}},"#,
+            r#"{"ph":"M","pid":1,"tid":4,"ts":0.0,"name":"thread_name","args":{"name":"vCPU 3"}},"#,
+            r#"{"ph":"M","pid":1,"tid":4,"ts":0.0,"name":"thread_sort_index","args":{"sort_index":4}},"#,
+            r#"{"ph":"i","pid":1,"tid":4096,"ts":12500.0,"name":"first serial byte","cat":"milestone","s":"p"}"#,
+            r#"],"displayTimeUnit":"ns","otherData":{"ended":"","exits that are missing":"7","image":"x"}}"#,
+        ];
+        assert_eq!(file.text().replace('\n', ""), lines.concat());
+    }
+
+    #[test]
+    fn a_trace_without_exits_is_a_timeline_too() {
+        let file = Written::default();
+        Timeline::new(Box::new(file.clone())).finish(&TraceEnd::default()).unwrap();
+        assert!(serde_json::from_str::<serde_json::Value>(&file.text()).unwrap()["traceEvents"].is_array());
+    }
+}

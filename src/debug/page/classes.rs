@@ -92,3 +92,36 @@ impl Classes {
         table
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::super::super::fixture::{event, serial};
+    use super::*;
+
+    #[test]
+    fn a_class_is_a_kind_and_a_register() {
+        let mut classes = Classes::default();
+        let exits = [serial(1), event(Exit::Halt), serial(2), event(Exit::PioRead { port: 0x3f8, size: 1 })];
+        assert_eq!(exits.map(|exit| classes.count(&exit)), [0, 1, 0, 2]);
+        let table = classes.table();
+        assert_eq!((table.device, table.name), (vec!["COM1", "", ""], vec!["COM1 THR", "", "port 0x3f8"]));
+        assert_eq!(
+            (table.count, table.guest_ns, table.host_ns),
+            (vec![2, 1, 1], vec![4000, 2000, 2000], vec![1000, 500, 500])
+        );
+    }
+
+    #[test]
+    fn addresses_beyond_the_limit_share_a_class_of_their_kind() {
+        let mut classes = Classes::default();
+        for addr in 0..2 * CLASSES_MAX as u64 {
+            classes.count(&event(Exit::MmioRead { addr, size: 4 }));
+        }
+        // What has a class keeps it; a kind that comes late is still told apart.
+        assert_eq!(classes.count(&event(Exit::MmioRead { addr: 7, size: 4 })), 7);
+        classes.count(&serial(1));
+        let table = classes.table();
+        let from = |column: &[u64]| column[CLASSES_MAX..].to_vec();
+        assert_eq!((from(&table.count), &table.name[CLASSES_MAX..]), (vec![1000, 1], &["elsewhere"; 2][..]));
+    }
+}

@@ -77,3 +77,47 @@ impl Instructions {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::super::super::event::{CODE_REACH, Code};
+    use super::super::super::fixture::serial;
+    use super::super::super::locate::Located;
+    use super::*;
+
+    /// Counts an exit whose instruction, where it is known, is at `rip`.
+    fn count(instructions: &mut Instructions, rip: u64, is_known: bool) -> Option<u32> {
+        let bytes = [0; 2 * CODE_REACH];
+        let code = Code { rip: rip + 1, bits: 64, dx: 0, bytes, before: 0, after: 0 };
+        let event = crate::debug::event::ExitEvent { code: Some(code), ..serial(1) };
+        let located = Located { rip, length: 1, text: "out dx, al".into(), passed: true, is_string: false };
+        let instruction = is_known.then_some(&located);
+        instructions.count(&Traced { event: &event, instruction, symbol: Some("putc+0x3") }, 5)
+    }
+
+    #[test]
+    fn an_instruction_is_counted_where_it_stands_or_where_the_guest_stopped() {
+        let mut instructions = Instructions::default();
+        let found =
+            [(0x1000, true), (0x1000, true), (0x2000, false)].map(|(rip, known)| count(&mut instructions, rip, known));
+        assert_eq!(found, [Some(0), Some(0), Some(1)]);
+        let event = serial(1);
+        assert_eq!(instructions.count(&Traced { event: &event, instruction: None, symbol: None }, 5), None);
+        let table = instructions.table();
+        assert_eq!(
+            (table.rip, table.text),
+            (vec!["0x1000".into(), "0x2001".into()], &["out dx, al".into(), String::new()][..])
+        );
+        assert_eq!((table.count, table.host_ns, table.class), (&[2, 1][..], &[1000, 500][..], &[5, 5][..]));
+        assert_eq!((table.symbol[0].as_str(), table.unlisted), ("putc+0x3", 0));
+    }
+
+    #[test]
+    fn instructions_beyond_the_limit_are_counted_together() {
+        let mut instructions = Instructions::default();
+        for rip in 0..INSTRUCTIONS_MAX as u64 + 3 {
+            count(&mut instructions, rip, true);
+        }
+        assert_eq!((instructions.table().rip.len(), instructions.table().unlisted), (INSTRUCTIONS_MAX, 3));
+    }
+}
