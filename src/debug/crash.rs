@@ -2,11 +2,10 @@
 //! exits came before.
 //!
 //! The guest's memory is read through its own page tables; nothing of it is trusted, and what cannot be read is said.
-//! Sources: KVM API KVM_RUN; Intel SDM vol. 3A "Interrupt 8: Double Fault Exception", "Interrupt Descriptor Table (IDT)",
-//! vol. 3C "VM-Entry Failures During or After Loading Guest State"; AMD APM vol. 2 §15.14.3 (shutdown intercept: the saved
-//! state is undefined, so KVM resets it).
+//! Source: AMD APM vol. 2 §15.14.3 (shutdown intercept: the saved state is undefined, so KVM resets it).
 
 use super::decode::{INSTRUCTION_BYTES_MAX, describe as instruction};
+use super::occasion::{AFTER_RESET, Occasion};
 use super::recorder::Recorded;
 use super::symbols::Symbols;
 use super::{cause, listing, mapping, recording, registers, standstill};
@@ -17,21 +16,6 @@ use std::fmt::Write;
 
 /// Stack words shown.
 const STACK_WORDS: u64 = 16;
-
-/// Why a vCPU's state is told.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Occasion {
-    /// Triple fault.
-    TripleFault,
-    /// KVM could not go on.
-    Failed(Failure),
-    /// The guest's kernel said that it panicked.
-    Panicked,
-    /// The deadline passed.
-    Deadline,
-    /// The user asked.
-    Asked,
-}
 
 /// What there is to tell from besides the registers.
 pub struct Evidence<'a> {
@@ -56,7 +40,7 @@ pub struct Stop<'a> {
 
 /// Several lines about a vCPU.
 pub fn describe(stop: &Stop, evidence: &mut Evidence) -> String {
-    let mut text = format!("vCPU {}: {}", stop.vcpu, name(stop.occasion));
+    let mut text = format!("vCPU {}: {}", stop.vcpu, stop.occasion.name());
     let Some(state) = stop.looks.last() else {
         text.push_str("; its registers are not known\n");
         text.push_str(&recording::describe(stop.exits, None, evidence));
@@ -75,8 +59,10 @@ pub fn describe(stop: &Stop, evidence: &mut Evidence) -> String {
     }
     if stop.occasion == Occasion::TripleFault && is_after_reset(state) {
         text.push_str(&registers::describe(state));
+        // Where the guest stood is lost, and so are its tables: 64-bit code at its physical address is assumed.
         let assumed = CpuState { cr0: CR0_PE, ..CpuState::long_mode(0) };
-        text.push_str(&recording::describe(stop.exits, Some(&assumed), evidence));
+        let exits: Vec<_> = stop.exits.iter().map(without_place_of_reset).collect();
+        text.push_str(&recording::describe(&exits, Some(&assumed), evidence));
         return text;
     }
     text.push_str(&listing::describe(state, evidence));
@@ -87,70 +73,21 @@ pub fn describe(stop: &Stop, evidence: &mut Evidence) -> String {
     text
 }
 
-/// The kind of stop, by its KVM name where it has one.
-fn name(occasion: Occasion) -> String {
-    match occasion {
-        Occasion::TripleFault => "triple fault (KVM_EXIT_SHUTDOWN)".to_owned(),
-        Occasion::Deadline => "still running when the deadline passed".to_owned(),
-        Occasion::Panicked => "the guest's kernel panicked".to_owned(),
-        Occasion::Asked => "now".to_owned(),
-        Occasion::Failed(Failure::FailedEntry { reason }) => {
-            format!("the processor refused to enter the guest (KVM_EXIT_FAIL_ENTRY, reason {reason:#x})")
-        }
-        Occasion::Failed(Failure::Emulation { .. }) => {
-            "KVM could not run an instruction (KVM_EXIT_INTERNAL_ERROR, suberror 1: emulation)".to_owned()
-        }
-        Occasion::Failed(Failure::Internal { suberror }) => {
-            let what = match suberror {
-                2 => "simultaneous exceptions",
-                3 => "an exit while an event was delivered",
-                4 => "an exit that KVM does not know",
-                _ => "unknown",
-            };
-            format!("KVM failed (KVM_EXIT_INTERNAL_ERROR, suberror {suberror}: {what})")
-        }
-        Occasion::Failed(Failure::Unknown { reason }) => format!("an exit that Hostel does not know ({reason})"),
-    }
-}
-
-/// What such a stop means and where to look.
+/// Why it stopped, and what such a stop means.
 fn explanation(stop: &Stop, state: &CpuState, evidence: &mut Evidence) -> Vec<String> {
-    let said = |text: &str| text.lines().map(str::to_owned).collect::<Vec<_>>();
+    let reset = stop.occasion == Occasion::TripleFault && is_after_reset(state);
     let mut lines = match stop.occasion {
-        Occasion::TripleFault if is_after_reset(state) => Vec::new(),
+        Occasion::TripleFault if reset => Vec::new(),
         Occasion::TripleFault => cause::of_triple_fault(state, evidence.read),
         Occasion::Failed(_) => cause::place(state, evidence.read),
         Occasion::Deadline => standstill::describe(stop.looks, evidence).into_iter().collect(),
         Occasion::Panicked | Occasion::Asked => Vec::new(),
     };
-    lines.extend(match stop.occasion {
-        Occasion::TripleFault if is_after_reset(state) => {
-            let mut lines = said(
-                "These are the registers of a reset: on AMD, KVM has nothing else to show after a triple fault.\n\
-                 The place of the fault is lost; what the guest printed last, or stepping, leads to it.",
-            );
-            lines.extend(last_place(stop.exits, evidence));
-            lines
-        }
-        Occasion::TripleFault => {
-            said("An exception came, its handler could not be entered, and neither could the one for that (#DF).")
-        }
-        Occasion::Failed(Failure::Emulation { .. }) => said(
-            "This KVM could not run that instruction: it had to emulate it, and its emulator does not know it.\n\
-             With VMX or SVM the processor runs nearly everything itself, and KVM emulates only accesses to devices\n\
-             and some of real mode. A KVM without hardware virtualization emulates all of ring 0 and real mode, without\n\
-             SSE and newer instructions. `hostel doctor` tells which kind this is; the kernel log (dmesg) may say more.",
-        ),
-        Occasion::Failed(Failure::FailedEntry { reason }) => said(match reason {
-            0x8000_0021 => "VMX: the guest's state is invalid (basic exit reason 33).",
-            0x8000_0022 => "VMX: an MSR could not be loaded (basic exit reason 34).",
-            0xffff_ffff => "SVM: the guest's state is invalid (VMEXIT_INVALID).",
-            _ => "The reason is the processor's own: a VMX instruction error, or a VM-exit code.",
-        }),
-        Occasion::Failed(_) => said("The kernel log (dmesg) may say more."),
-        Occasion::Panicked => said("The stack and the exits below are those of the guest's own panic."),
-        Occasion::Deadline | Occasion::Asked => Vec::new(),
-    });
+    let meaning = if reset { AFTER_RESET } else { stop.occasion.meaning() };
+    lines.extend(meaning.lines().map(str::to_owned));
+    if reset {
+        lines.extend(last_place(stop.exits, evidence));
+    }
     lines
 }
 
@@ -159,6 +96,11 @@ fn last_place(exits: &[Recorded], evidence: &Evidence) -> Option<String> {
     let rip = exits.iter().rev().find(|exit| exit.exit != Exit::Shutdown)?.rip?;
     let symbol = evidence.symbols.describe(rip).map_or_else(String::new, |symbol| format!(" ({symbol})"));
     Some(format!("The last exit before it was made at rip {rip:#x}{symbol}: the fault came after that."))
+}
+
+/// RIP of a triple fault is that of the reset.
+fn without_place_of_reset(exit: &Recorded) -> Recorded {
+    Recorded { rip: exit.rip.filter(|_| exit.exit != Exit::Shutdown), ..*exit }
 }
 
 /// State of a processor after reset (Intel SDM vol. 3A "Processor State After Reset").

@@ -27,6 +27,8 @@ pub mod locate;
 pub mod mapping;
 pub mod milestones;
 pub mod normal_form;
+pub mod occasion;
+pub mod packed;
 pub mod page;
 pub mod recorder;
 pub mod recording;
