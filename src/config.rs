@@ -4,6 +4,7 @@ use crate::arch::irqchip::Irqchip;
 use crate::arch::layout::{GIB, MAX_CPUS, MIB};
 use crate::backend::block::disk::Mode;
 use crate::backend::local_socket::LocalAddress;
+use crate::backend::net_passt::Forward;
 use crate::boot::format::ImageFormat;
 use crate::kvm::msr_filter::MsrFilter;
 use crate::memory::map::MemoryMap;
@@ -164,6 +165,14 @@ pub struct DevicesConfig {
     #[arg(long, help_heading = "Devices")]
     pub rng: bool,
 
+    /// A network device: user[,forward=HOST:GUEST] (through passt, without root) or tap:INTERFACE; with ,mac=ADDRESS; repeatable
+    #[arg(long, value_name = "KIND", value_parser = parse_net, help_heading = "Devices")]
+    pub net: Vec<NetChoice>,
+
+    /// Write the frames of all network devices to a file, for tcpdump and tshark
+    #[arg(long, value_name = "FILE", requires = "net", help_heading = "Devices")]
+    pub pcap: Option<PathBuf>,
+
     /// How virtio devices are reached
     #[arg(long, value_name = "KIND", value_enum, default_value = "pci", help_heading = "Devices")]
     pub transport: TransportChoice,
@@ -178,6 +187,24 @@ pub struct DiskChoice {
     pub mode: Mode,
     /// The name that the guest reads of it, where the user gave one.
     pub id: Option<String>,
+}
+
+/// `--net`.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct NetChoice {
+    /// Where its frames go.
+    pub kind: NetKind,
+    /// Its address; by default one that comes from the image's name and the device's number.
+    pub mac: Option<[u8; 6]>,
+}
+
+/// Where the frames of a network device go.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum NetKind {
+    /// To the user's own network, by passt, with these TCP ports of the host led into the guest.
+    User(Vec<Forward>),
+    /// To an interface of the host.
+    Tap(String),
 }
 
 /// `--transport`.
@@ -453,6 +480,40 @@ fn parse_disk(text: &str) -> Result<DiskChoice, String> {
     Ok(disk)
 }
 
+fn parse_net(text: &str) -> Result<NetChoice, String> {
+    const USAGE: &str = "use user[,forward=HOST:GUEST] or tap:INTERFACE, with ,mac=XX:XX:XX:XX:XX:XX";
+    let mut words = text.split(',');
+    let kind = words.next().unwrap_or_default();
+    let (mut forwards, mut mac) = (Vec::new(), None);
+    for word in words {
+        match word.split_once('=') {
+            Some(("forward", ports)) => forwards.push(parse_forward(ports).ok_or("a forward is HOSTPORT:GUESTPORT")?),
+            Some(("mac", address)) => {
+                mac = Some(parse_mac(address).ok_or("not the address of one device: 02:00:00:00:00:01")?)
+            }
+            _ => return Err(USAGE.into()),
+        }
+    }
+    let kind = match kind.split_once(':') {
+        None if kind == "user" => NetKind::User(forwards),
+        Some(("tap", name)) if !name.is_empty() && forwards.is_empty() => NetKind::Tap(name.into()),
+        _ => return Err(USAGE.into()),
+    };
+    Ok(NetChoice { kind, mac })
+}
+
+fn parse_forward(text: &str) -> Option<Forward> {
+    let (host, guest) = text.split_once(':')?;
+    let port = |text: &str| text.parse().ok().filter(|port: &u16| *port != 0);
+    Some(Forward { host: port(host)?, guest: port(guest)? })
+}
+
+fn parse_mac(text: &str) -> Option<[u8; 6]> {
+    let bytes: Option<Vec<u8>> = text.split(':').map(|byte| u8::from_str_radix(byte, 16).ok()).collect();
+    let mac: [u8; 6] = bytes?.try_into().ok()?;
+    (mac[0] & 1 == 0 && mac != [0; 6]).then_some(mac)
+}
+
 fn parse_report(text: &str) -> Result<ReportChoice, String> {
     match text.split_once(':') {
         Some(("junit", path)) if !path.is_empty() => Ok(ReportChoice::Junit(path.into())),
@@ -501,6 +562,20 @@ mod tests {
         {
             assert!(parse_disk(bad).is_err(), "{bad}");
         }
+    }
+
+    #[test]
+    fn networks_are_user_or_tap() {
+        let user = parse_net("user,forward=8080:80,forward=2222:22,mac=02:00:00:00:00:fe").unwrap();
+        let forwards = vec![Forward { host: 8080, guest: 80 }, Forward { host: 2222, guest: 22 }];
+        assert_eq!(user, NetChoice { kind: NetKind::User(forwards), mac: Some([2, 0, 0, 0, 0, 0xfe]) });
+        assert_eq!(parse_net("tap:tap0").unwrap(), NetChoice { kind: NetKind::Tap("tap0".into()), mac: None });
+        for bad in
+            ["", "tap", "tap:", "tap:x,forward=1:2", "user:x", "user,forward=0:1", "user,forward=1", "user,mac=1"]
+        {
+            assert!(parse_net(bad).is_err(), "{bad}");
+        }
+        assert!(parse_net("user,mac=01:00:00:00:00:00").is_err(), "an address of many");
     }
 
     #[test]

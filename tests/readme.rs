@@ -17,7 +17,7 @@ use common::kvm;
 use hostel::arch::irqchip::Irqchip;
 use hostel::backend::block::disk::Mode;
 use hostel::cli::Cli;
-use hostel::config::{DevicesConfig, DiskChoice, TransportChoice};
+use hostel::config::{DevicesConfig, DiskChoice, NetChoice, NetKind, TransportChoice};
 use hostel::machine::devices;
 use std::env;
 use std::fs::{self, File};
@@ -280,12 +280,19 @@ fn every_link_leads_to_a_file() {
 #[test]
 fn every_device_has_its_row() {
     let disk = || DiskChoice { path: "a.img".into(), mode: Mode::Write, id: None };
-    let none = || DevicesConfig { disk: Vec::new(), rng: false, transport: TransportChoice::Mmio };
+    let none = || DevicesConfig {
+        disk: Vec::new(),
+        net: Vec::new(),
+        pcap: None,
+        rng: false,
+        transport: TransportChoice::Mmio,
+    };
     // The places of virtio devices are those of the first.
     let configs = [
         DevicesConfig { rng: true, transport: TransportChoice::Pci, ..none() },
         DevicesConfig { rng: true, ..none() },
         DevicesConfig { disk: vec![disk()], ..none() },
+        DevicesConfig { net: vec![NetChoice { kind: NetKind::Tap("tap0".into()), mac: None }], ..none() },
     ];
     for node in configs.iter().flat_map(|config| devices::nodes(Irqchip::Split, config)) {
         let row = README.lines().find(|line| line.starts_with(&format!("| `{}` |", node.name)));

@@ -10,10 +10,9 @@ use super::io::{IoHandler, MachineIo};
 use super::outcome::{Outcome, Stopped};
 use super::phases::{Phases, now_us};
 use super::tracing::TracingError;
-use super::virtio;
+use super::virtio::{self, DeviceError};
 use super::watch::Watch;
 use crate::arch::cpu_state::CpuState;
-use crate::backend::block::image::DiskError;
 use crate::backend::expect::Event;
 use crate::backend::kernel_cache::StoreJob;
 use crate::backend::monitor::Command;
@@ -75,9 +74,9 @@ pub enum RunError {
     /// The console could not be opened.
     #[error(transparent)]
     Console(#[from] ConsoleError),
-    /// A disk cannot be had.
+    /// A virtio device could not be opened.
     #[error(transparent)]
-    Disk(#[from] DiskError),
+    Device(#[from] DeviceError),
     /// The trace could not be started.
     #[error(transparent)]
     Tracing(#[from] TracingError),
@@ -125,8 +124,8 @@ pub fn run(
     let mut debugger = config.gdb.as_ref().map(|at| Stub::listen(at, blueprint.ram.clone())).transpose()?;
     let notes = reporter.clone();
     let note = Box::new(move |text| notes.report(MachineEvent::Note(text)));
-    let host_ends =
-        Host { serial: Box::new(ring.clone()), debug_console: Box::new(ring), virtio: virtio::open(&config.devices)? };
+    let virtio = virtio::open(&config.devices, &blueprint.name)?;
+    let host_ends = Host { serial: Box::new(ring.clone()), debug_console: Box::new(ring), virtio };
     let watched = watch.tracing.map(|tracing| tracing.watched()).unwrap_or_default();
     let mut machine = blueprint.build(host_ends, note, watched).map_err(|error| match signals.came() {
         Some(signal) => RunError::Signal(signal),

@@ -6,21 +6,28 @@ use crate::arch::layout::{
 };
 use crate::backend::block::disk::Disk;
 use crate::backend::block::image::DiskError;
+use crate::backend::net_passt::{self, PasstError};
+use crate::backend::net_pcap::{Capture, Captured};
+use crate::backend::net_port::NetPort;
+use crate::backend::net_tap::{NetTap, TapError};
 use crate::bus::bus::{Bus, Shared};
 use crate::bus::device::DeviceNode;
 use crate::bus::irq::IrqLine;
-use crate::config::{DevicesConfig, TransportChoice};
+use crate::config::{DevicesConfig, NetKind, TransportChoice};
 use crate::event_loop::Waker;
 use crate::kvm::vm::Vm;
 use crate::pci::root::{DEVICES, ECAM_SIZE, PciEcam, PciFunction, PciPorts, PciRoot, PciWindow};
 use crate::virtio::blk::{self, Blk};
 use crate::virtio::device::VirtioDevice;
 use crate::virtio::function::VirtioFunction;
+use crate::virtio::net::Net;
 use crate::virtio::rng::Rng;
 use crate::virtio::transport::mmio::{MmioTransport, WINDOW};
 use crate::virtio::transport::pci::{BAR_SIZE, VirtioPci};
 use crate::virtio::worker;
+use sha2::{Digest, Sha256};
 use std::io;
+use std::path::PathBuf;
 use std::sync::{Arc, Mutex};
 
 /// The PCI host bridge; what is behind it is found by enumeration.
@@ -32,11 +39,25 @@ const PCI: DeviceNode = DeviceNode {
     irq: None,
 };
 
-/// Opens the devices that `config` asks for, in the order of their places.
+/// A device that cannot be had.
+#[derive(Debug, thiserror::Error)]
+#[expect(missing_docs, reason = "each names its source")]
+pub enum DeviceError {
+    #[error(transparent)]
+    Disk(#[from] DiskError),
+    #[error(transparent)]
+    Passt(#[from] PasstError),
+    #[error(transparent)]
+    Tap(#[from] TapError),
+    #[error("create {}: {source}", path.display())]
+    Capture { path: PathBuf, source: io::Error },
+}
+
+/// Opens the devices that `config` asks for, in the order of their places. `name` is the machine's.
 ///
 /// # Errors
-/// What a device needs of the host cannot be had.
-pub fn open(config: &DevicesConfig) -> Result<Vec<Box<dyn VirtioDevice>>, DiskError> {
+/// The host refuses what is behind one of them.
+pub fn open(config: &DevicesConfig, name: &str) -> Result<Vec<Box<dyn VirtioDevice>>, DeviceError> {
     let mut devices: Vec<Box<dyn VirtioDevice>> = Vec::new();
     if config.rng {
         devices.push(Box::new(Rng));
@@ -46,7 +67,26 @@ pub fn open(config: &DevicesConfig) -> Result<Vec<Box<dyn VirtioDevice>>, DiskEr
         let id = choice.id.clone().unwrap_or_else(|| format!("disk{index}"));
         devices.push(Box::new(Blk::new(disk, &id)));
     }
+    let created =
+        |path: &PathBuf| Capture::create(path).map_err(|source| DeviceError::Capture { path: path.clone(), source });
+    let capture = config.pcap.as_ref().map(created).transpose()?;
+    for (index, net) in config.net.iter().enumerate() {
+        let mut port: Box<dyn NetPort> = match &net.kind {
+            NetKind::User(forwards) => Box::new(net_passt::start(forwards)?),
+            NetKind::Tap(interface) => Box::new(NetTap::open(interface)?),
+        };
+        if let Some(capture) = &capture {
+            port = Box::new(Captured::new(port, capture.clone()));
+        }
+        devices.push(Box::new(Net::new(net.mac.unwrap_or_else(|| mac(name, index)), port)));
+    }
     Ok(devices)
+}
+
+/// An address that stays the same for machine `name` and its device number `index`: locally administered, of one device.
+fn mac(name: &str, index: usize) -> [u8; 6] {
+    let hash = Sha256::digest(format!("{name} {index}"));
+    [0x02, hash[0], hash[1], hash[2], hash[3], hash[4]]
 }
 
 /// Most devices that there is room for.
@@ -61,6 +101,7 @@ pub fn most(transport: TransportChoice) -> usize {
 pub fn names(config: &DevicesConfig) -> Vec<(&'static str, &'static str)> {
     let mut names: Vec<_> = config.rng.then_some(("virtio-rng", "virtio entropy device")).into_iter().collect();
     names.extend(config.disk.iter().map(|_| ("virtio-blk", "virtio disk")));
+    names.extend(config.net.iter().map(|_| ("virtio-net", "virtio network device")));
     names
 }
 

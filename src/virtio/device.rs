@@ -54,6 +54,11 @@ pub trait VirtioDevice: Send {
         None
     }
 
+    /// The descriptor on the host's side that it wants to write to, while that takes nothing.
+    fn waits_for_room(&self) -> Option<BorrowedFd<'_>> {
+        None
+    }
+
     /// What it waited for is there.
     ///
     /// # Errors
@@ -93,6 +98,13 @@ impl Queues {
     /// The driver broke a rule of the queue.
     pub fn pop(&mut self, index: usize) -> Result<Option<Chain>, QueueFault> {
         self.queue(index).map_or(Ok(None), LiveQueue::pop)
+    }
+
+    /// Takes the last pop of a queue back.
+    pub fn unpop(&mut self, index: usize, chain: &Chain) {
+        if let Some(queue) = self.queue(index) {
+            queue.unpop(chain);
+        }
     }
 
     /// Gives a chain back.

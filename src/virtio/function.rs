@@ -46,6 +46,17 @@ pub trait Transport: Send + Sync {
     fn disarm(&self);
 }
 
+/// Something that a device waits for.
+#[derive(Debug)]
+pub struct Wait<'a> {
+    /// The queue whose kick it is; `None` for a descriptor of the device's own.
+    pub queue: Option<usize>,
+    /// What to wait on.
+    pub fd: BorrowedFd<'a>,
+    /// Whether it shall take bytes (true) or give them (false).
+    pub output: bool,
+}
+
 /// A device and its driver's progress.
 pub struct VirtioFunction {
     device: Box<dyn VirtioDevice>,
@@ -183,24 +194,25 @@ impl VirtioFunction {
         }
     }
 
-    /// Descriptors to wait for: the kicks of the live queues by index, and the device's own as `None`.
-    pub fn waits_for(&self) -> Vec<(Option<usize>, BorrowedFd<'_>)> {
-        let kicks = self.queues.indices().map(|index| (Some(index), self.kicks[index].fd()));
-        let own = self.device.waits_for().filter(|_| self.is_live()).map(|fd| (None, fd));
-        kicks.chain(own).collect()
+    /// What to wait for: the kicks of the live queues, and the device's own descriptors.
+    pub fn waits_for(&self) -> Vec<Wait<'_>> {
+        let kicks =
+            self.queues.indices().map(|index| Wait { queue: Some(index), fd: self.kicks[index].fd(), output: false });
+        let own = |fd, output| Wait { queue: None, fd, output };
+        let input = self.device.waits_for().filter(|_| self.is_live()).map(|fd| own(fd, false));
+        let output = self.device.waits_for_room().filter(|_| self.is_live()).map(|fd| own(fd, true));
+        kicks.chain(input).chain(output).collect()
     }
 
-    /// What was waited for is there: queue `ready`, or for `None` the device's own descriptor.
+    /// What was waited for is there: a kick of queue `ready`, or for `None` one of the device's own descriptors.
     pub fn serve(&mut self, ready: Option<usize>) {
         if !self.is_live() {
             return;
         }
-        let waited = self.device.waits_for().is_some();
-        let served = match ready {
-            Some(index) => self.serve_queue(index),
-            None => self.device.host_ready(&mut self.queues),
-        };
-        if self.device.waits_for().is_some() != waited {
+        let waits = |device: &dyn VirtioDevice| (device.waits_for().is_some(), device.waits_for_room().is_some());
+        let waited = waits(&*self.device);
+        let served = self.serve_round(ready);
+        if waits(&*self.device) != waited {
             self.changed.wake();
         }
         let interrupts = self.queues.take_interrupts();
@@ -212,14 +224,27 @@ impl VirtioFunction {
         }
     }
 
-    fn serve_queue(&mut self, index: usize) -> Result<(), QueueFault> {
-        self.kicks[index].reset();
-        let Some(queue) = self.queues.queue(index) else { return Ok(()) };
-        queue.begin_round();
-        self.device.serve(index, &mut self.queues)?;
-        let Some(queue) = self.queues.queue(index) else { return Ok(()) };
-        if queue.end_round()? {
-            self.kicks[index].wake();
+    /// One round of the queue that was kicked, or of all where the device's own descriptor is ready.
+    fn serve_round(&mut self, ready: Option<usize>) -> Result<(), QueueFault> {
+        let served = ready.map_or(0..self.setup.len(), |index| index..index + 1);
+        for index in served.clone() {
+            if let Some(queue) = self.queues.queue(index) {
+                queue.begin_round();
+            }
+        }
+        match ready {
+            Some(index) => {
+                self.kicks[index].reset();
+                self.device.serve(index, &mut self.queues)?;
+            }
+            None => self.device.host_ready(&mut self.queues)?,
+        }
+        for index in served {
+            if let Some(queue) = self.queues.queue(index)
+                && queue.end_round()?
+            {
+                self.kicks[index].wake();
+            }
         }
         Ok(())
     }

@@ -6,6 +6,7 @@ pub mod blk;
 pub mod device;
 pub mod driver;
 pub mod function;
+pub mod net;
 pub mod queue;
 pub mod rng;
 pub mod transport;

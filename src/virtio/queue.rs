@@ -172,6 +172,14 @@ impl LiveQueue {
         if goes_on { Err(QueueFault::Chain) } else { Ok(Some(chain)) }
     }
 
+    /// Takes the last pop back: the chain is the next one again.
+    pub fn unpop(&mut self, chain: &Chain) {
+        self.queue.go_to_previous_position();
+        let (word, bit) = (usize::from(chain.head) / 64, 1 << (chain.head % 64));
+        self.in_flight[word] &= !bit;
+        self.left += 1;
+    }
+
     /// Gives a chain back with what was written into it. True: the driver wants to be interrupted.
     ///
     /// # Errors

@@ -28,7 +28,11 @@ fn run(functions: &[Shared<VirtioFunction>], changed: &Waker) {
     let mut waits = waits(functions);
     loop {
         let mut interests = vec![Interest { token: Token::Changed, fd: changed.fd(), output: false }];
-        interests.extend(waits.iter().map(|(token, fd)| Interest { token: *token, fd: fd.as_fd(), output: false }));
+        interests.extend(waits.iter().map(|(token, fd, output)| Interest {
+            token: *token,
+            fd: fd.as_fd(),
+            output: *output,
+        }));
         let ready = event_loop::wait(&interests, None).expect("poll(2) of valid descriptors");
         for token in ready {
             match token {
@@ -45,13 +49,14 @@ fn run(functions: &[Shared<VirtioFunction>], changed: &Waker) {
 }
 
 /// Duplicates of the descriptors that the devices wait for now: no device is locked while they are waited on.
-fn waits(functions: &[Shared<VirtioFunction>]) -> Vec<(Token, OwnedFd)> {
+fn waits(functions: &[Shared<VirtioFunction>]) -> Vec<(Token, OwnedFd, bool)> {
     let mut waits = Vec::new();
     for (device, function) in functions.iter().enumerate() {
         let function = lock(function);
-        for (what, fd) in function.waits_for() {
+        for wait in function.waits_for() {
             // Without a descriptor left, this device stands still; the others go on.
-            waits.extend(fd.try_clone_to_owned().ok().map(|fd| (Token::Device(device, what), fd)));
+            let fd = wait.fd.try_clone_to_owned().ok();
+            waits.extend(fd.map(|fd| (Token::Device(device, wait.queue), fd, wait.output)));
         }
     }
     waits
