@@ -302,8 +302,8 @@ mod tests {
                     return written;
                 }
                 let waits = self.function.waits_for();
-                let (_, fd) = waits.iter().find(|(what, _)| what.is_none()).unwrap();
-                event_loop::wait(&[Interest { token: (), fd: *fd, output: false }], None).unwrap();
+                let fd = waits.iter().find(|wait| wait.queue.is_none()).unwrap().fd;
+                event_loop::wait(&[Interest { token: (), fd, output: false }], None).unwrap();
                 self.function.serve(None);
             }
         }
