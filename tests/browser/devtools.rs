@@ -3,9 +3,9 @@
 //! Source: Chrome DevTools Protocol (domains Target, Page, Runtime, Log, Network, Input, Emulation);
 //! `--remote-debugging-pipe`: JSON messages on descriptors 3 and 4, each ended by a zero byte.
 
+use super::scratch::Scratch;
 use serde_json::{Value, json};
-use std::io::{BufRead, BufReader, Write};
-use std::path::Path;
+use std::io::{BufRead, BufReader, Read, Write};
 use std::process::{Child, ChildStdin, ChildStdout, Command, Stdio};
 use std::time::{Duration, Instant};
 
@@ -23,6 +23,8 @@ pub struct Browser {
     calls: u64,
     /// What the page complained about, and what it wanted to load beside itself.
     pub complaints: Vec<String>,
+    /// Where the profile is; goes after the process.
+    _directory: Scratch,
 }
 
 impl Browser {
@@ -30,7 +32,7 @@ impl Browser {
     ///
     /// # Panics
     /// When there is none, or it does not answer.
-    pub fn start(directory: &Path) -> Browser {
+    pub fn start(directory: Scratch) -> Browser {
         let is_there = |name: &&&str| Command::new(name).arg("--version").output().is_ok();
         let name = BROWSERS.iter().find(is_there).expect("Chromium is missing: apt-get install chromium");
         // A shell moves the pipes to where the browser expects them. The sandbox does not work as root, and the page is ours.
@@ -38,7 +40,7 @@ impl Browser {
             .args(["-c", r#"exec "$0" "$@" 3<&0 4>&1 </dev/null >/dev/null"#, name])
             .args(["--headless=new", "--no-sandbox", "--disable-gpu", "--disable-dev-shm-usage", "--no-first-run"])
             .args(["--remote-debugging-pipe", "--window-size=1280,900"])
-            .arg(format!("--user-data-dir={}", directory.join("profile").display()))
+            .arg(format!("--user-data-dir={}", directory.join("profile")))
             .stdin(Stdio::piped())
             .stdout(Stdio::piped())
             .stderr(Stdio::null())
@@ -46,7 +48,8 @@ impl Browser {
             .expect("a shell can be started");
         let to = process.stdin.take().expect("stdin is a pipe");
         let from = BufReader::new(process.stdout.take().expect("stdout is a pipe"));
-        let mut browser = Browser { process, to, from, session: Value::Null, calls: 0, complaints: Vec::new() };
+        let (session, complaints) = (Value::Null, Vec::new());
+        let mut browser = Browser { process, to, from, session, calls: 0, complaints, _directory: directory };
         let target = browser.call("Target.createTarget", json!({ "url": "about:blank" }));
         let attach = json!({ "targetId": target["targetId"], "flatten": true });
         browser.session = browser.call("Target.attachToTarget", attach)["sessionId"].clone();
@@ -180,7 +183,9 @@ impl Browser {
 
 impl Drop for Browser {
     fn drop(&mut self) {
-        // Best effort: a browser that is gone already is as good.
+        // It closes its profile and then the pipe. Best effort: a browser that is gone already is as good.
+        let _ = self.to.write_all(b"{\"id\":0,\"method\":\"Browser.close\"}\0");
+        let _ = self.from.read_to_end(&mut Vec::new());
         let _ = self.process.kill();
         let _ = self.process.wait();
     }

@@ -66,14 +66,14 @@ fn page(file: &str, exits: u64, console: &[u8]) {
     page.finish(&end).unwrap();
 }
 
-/// A browser with that page, and its directory.
-fn opened(name: &str, exits: u64, console: &[u8]) -> (Browser, Scratch) {
+/// A browser with that page.
+fn opened(name: &str, exits: u64, console: &[u8]) -> Browser {
     let scratch = Scratch::new(name);
     let file = scratch.join("page.html");
     page(&file, exits, console);
-    let mut browser = Browser::start(scratch.path());
+    let mut browser = Browser::start(scratch);
     browser.open(&file);
-    (browser, scratch)
+    browser
 }
 
 /// Exits that the timeline says are in its window.
@@ -96,7 +96,7 @@ fn colours(browser: &mut Browser) -> u64 {
 
 #[test]
 fn it_draws_zooms_moves_and_filters() {
-    let (mut browser, _scratch) = opened("browser-zoom", 2000, b"one\ntwo\nthree\n");
+    let mut browser = opened("browser-zoom", 2000, b"one\ntwo\nthree\n");
     assert_eq!(browser.text("#image"), "<b>image</b>");
     assert_eq!(browser.text("#classes tbody").matches("COM1").count(), 2);
     assert_eq!(browser.text("#dropped"), "3 exits are missing here: the trace fell behind.");
@@ -132,7 +132,7 @@ fn it_draws_zooms_moves_and_filters() {
 
 #[test]
 fn console_and_timeline_lead_to_each_other() {
-    let (mut browser, _scratch) = opened("browser-console", 2000, b"one\ntwo\nthree\n");
+    let mut browser = opened("browser-console", 2000, b"one\ntwo\nthree\n");
     for _ in 0..6 {
         browser.click("[data-act=in]");
     }
@@ -162,7 +162,7 @@ fn console_and_timeline_lead_to_each_other() {
 #[test]
 fn what_a_guest_prints_is_only_text() {
     let console = HOSTILE.join("\n").into_bytes().into_iter().chain(*b"\n\xff\xfe\xc0\x80\n").collect::<Vec<_>>();
-    let (mut browser, _scratch) = opened("browser-hostile", 4000, &console);
+    let mut browser = opened("browser-hostile", 4000, &console);
     browser.value(
         "document.querySelectorAll('.line, button').forEach((found) => found.dispatchEvent(new Event('mouseover')))",
     );
@@ -184,7 +184,7 @@ fn what_a_guest_prints_is_only_text() {
 
 #[test]
 fn it_fits_a_phone_and_says_what_is_aggregated() {
-    let (mut browser, _scratch) = opened("browser-phone", 250_000, b"");
+    let mut browser = opened("browser-phone", 250_000, b"");
     assert!(browser.text("#aggregated").starts_with("250,000 exits are drawn as "), "{}", browser.text("#aggregated"));
     assert_eq!(in_sight(&mut browser), 250_000);
     for width in [1280, 390] {
@@ -212,7 +212,7 @@ fn the_page_of_a_run_tells_of_it() {
         .unwrap();
     assert!(run.status.success(), "{run:?}");
     assert_eq!(run.stderr, b"", "no line of the trace is printed");
-    let mut browser = Browser::start(scratch.path());
+    let mut browser = Browser::start(scratch);
     browser.open(&file);
     assert_eq!((browser.text("#image").as_str(), browser.text("#reason").as_str()), ("smp", "the guest powered off"));
     let console = String::from_utf8(run.stdout).unwrap();
