@@ -192,6 +192,8 @@ fn registers_and_memory_are_read_and_written() {
     assert_eq!(gdb.monitor("xp 0x8000 3"), "0x8000: 61 62 63\n");
     assert!(gdb.monitor("walk 0x8000").ends_with("0x8000 is at guest-physical 0x8000\n"));
     assert!(gdb.monitor("regs").contains("efer"));
+    assert_eq!(gdb.monitor("msr 0xc0000080"), "0xc0000080 (IA32_EFER) = 0x500\n");
+    assert_eq!(gdb.monitor("msr 0x12345678"), "KVM does not tell 0x12345678\n");
     assert!(gdb.monitor("help").contains("walk ADDRESS"));
     assert!(gdb.monitor("nonsense").contains("not understood"));
     assert_eq!(gdb.ask("m8000000000,4"), "E0e", "not mapped");
@@ -313,6 +315,34 @@ fn real_mode_has_breakpoints_too() {
     let (status, said) = debuggee.end();
     assert_eq!(status, 0);
     assert!(said.contains("INT 0x40 went through the vector table"), "{said}");
+}
+
+#[test]
+fn an_instruction_that_leaves_the_guest_is_one_step() {
+    if !kvm::available() {
+        return;
+    }
+    let main = address_of("hello", "guest_main");
+    let debuggee = Debuggee::start("hello", &[]);
+    let mut gdb = debuggee.connect();
+    assert_eq!(gdb.ask(&format!("Z0,{main:x},1")), "OK");
+    assert_eq!(gdb.ask("vCont;c"), "T05thread:01;swbreak:;");
+    let (mut outs, mut ins) = (0, 0);
+    for _ in 0..80 {
+        let rip = gdb.rip();
+        let code = gdb.ask(&format!("m{rip:x},1"));
+        assert_eq!(gdb.ask("vCont;s:1"), "T05thread:01;");
+        // IN and OUT with DX are one byte long.
+        if code == "ee" || code == "ec" {
+            assert_eq!(gdb.rip(), rip + 1, "{code}");
+            (outs, ins) = (outs + i32::from(code == "ee"), ins + i32::from(code == "ec"));
+        }
+    }
+    assert!(outs > 1 && ins > 0, "{outs} OUTs, {ins} INs");
+    assert_eq!(gdb.ask("vCont;c"), "W00");
+    drop(gdb);
+    let (status, said) = debuggee.end();
+    assert_eq!((status, said.contains("Hello from a guest: 64-bit code in ring 0.")), (0, true));
 }
 
 #[test]

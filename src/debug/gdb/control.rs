@@ -248,11 +248,11 @@ impl Control {
         self.stepping_over = Some(vcpu as u32);
         self.told_at[vcpu] = None;
         self.desk.rules().breakpoints.lift(&self.desk.ram);
-        self.states[vcpu] = None;
+        let from = self.states[vcpu].take().unwrap_or_default().linear_rip();
         let mut debug = self.stepping();
         self.in_use[vcpu] = self.registers.watchpoints();
         self.in_use[vcpu].apply(&mut debug);
-        self.set_pace(vcpu, Pace { debug, crawls: false });
+        self.set_pace(vcpu, Pace { debug, crawls: false, from });
         self.handles()[vcpu].resume();
     }
 
@@ -265,7 +265,8 @@ impl Control {
     /// How a vCPU is to run now.
     fn pace(&mut self, vcpu: usize) -> Pace {
         let steps = self.actions[vcpu] == Action::Step;
-        let int3_stops = self.state(vcpu).is_none_or(|state| self.desk.abilities.stops_at_int3(&state));
+        let state = self.state(vcpu).unwrap_or_default();
+        let int3_stops = self.desk.abilities.stops_at_int3(&state);
         let rules = self.desk.rules();
         let broken = !rules.breakpoints.is_empty();
         let instead = broken && !steps && !int3_stops;
@@ -277,7 +278,7 @@ impl Control {
         debug.int3 = broken;
         self.in_use[vcpu] = both.unwrap_or(self.registers);
         self.in_use[vcpu].apply(&mut debug);
-        Pace { debug, crawls }
+        Pace { debug, crawls, from: state.linear_rip() }
     }
 
     fn stepping(&self) -> GuestDebug {

@@ -1,7 +1,7 @@
 //! Between a vCPU and the machine: exits that concern the debugger stop the vCPU here and are told to the stub's thread; all
 //! others pass.
 //!
-//! Source: `arch/x86/kvm/x86.c` (__kvm_set_rflags).
+//! Source: `arch/x86/kvm/x86.c` (__kvm_set_rflags, x86_emulate_instruction).
 
 use super::breakpoints::{Breakpoints, INT3};
 use super::hardware;
@@ -62,6 +62,8 @@ pub struct Pace {
     pub debug: GuestDebug,
     /// It steps until it meets a breakpoint: where this KVM does not stop at INT3, and the debug registers are too few.
     pub crawls: bool,
+    /// Where it stands before its next step: linear address.
+    pub from: u64,
 }
 
 /// What the stub's thread and the vCPUs share. A leaf in the order of locks.
@@ -136,7 +138,7 @@ impl ExitHandler for Gate {
             }
             other => {
                 let reply = self.machine.handle(other, cpu)?;
-                self.step_on(&self.pace(cpu), cpu);
+                self.passed(cpu)?;
                 return ControlFlow::Continue(reply);
             }
         }
@@ -160,40 +162,48 @@ impl Gate {
         if hardware::is_met(dr6, pace.debug.dr7) {
             return self.park(Why::Hardware { dr6 }, cpu);
         }
+        self.stepped(pace, cpu)
+    }
+
+    /// Looks whether an exit that has passed was a step. A write that KVM interpreted is complete at its exit, and KVM does not stop
+    /// behind it ("FIXME: return into emulator if single-stepping").
+    fn passed(&self, cpu: &mut dyn Cpu) -> ControlFlow<StopReason> {
+        let pace = self.pace(cpu);
+        if !pace.debug.step {
+            return ControlFlow::Continue(());
+        }
+        if cpu.state().is_ok_and(|state| state.linear_rip() != pace.from) {
+            return self.stepped(pace, cpu);
+        }
+        self.step_on(&pace, cpu)
+    }
+
+    /// A step is done: stops, or takes the next one, or runs where INT3 stops the vCPU.
+    fn stepped(&self, mut pace: Pace, cpu: &mut dyn Cpu) -> ControlFlow<StopReason> {
         if !pace.crawls {
             return self.park(Why::Step, cpu);
         }
+        let Ok(state) = cpu.state() else { return self.park(Why::Step, cpu) };
         if self.at_breakpoint(cpu) {
             return self.park(Why::Breakpoint, cpu);
         }
-        self.keep_crawling(pace, cpu)
-    }
-
-    /// Takes the next step, or runs where INT3 stops it.
-    fn keep_crawling(&self, mut pace: Pace, cpu: &mut dyn Cpu) -> ControlFlow<StopReason> {
-        if cpu.state().is_ok_and(|state| !self.desk.abilities.stops_at_int3(&state)) {
-            self.step_on(&pace, cpu);
-            return ControlFlow::Continue(());
-        }
-        pace.crawls = false;
-        pace.debug.step = false;
-        if cpu.debug(&pace.debug).is_err() {
-            return self.park(Why::Step, cpu);
-        }
+        pace.from = state.linear_rip();
+        pace.crawls = !self.desk.abilities.stops_at_int3(&state);
+        pace.debug.step = pace.crawls;
         self.desk.rules().paces[cpu.id() as usize] = pace;
-        ControlFlow::Continue(())
+        self.step_on(&pace, cpu)
     }
 
     fn pace(&self, cpu: &dyn Cpu) -> Pace {
         self.desk.rules().paces.get(cpu.id() as usize).copied().unwrap_or_default()
     }
 
-    /// Behind an instruction that it emulated, KVM steps on only when it is told so again: `__kvm_set_rflags` sets TF where
-    /// KVM_SET_GUEST_DEBUG was called, and nowhere else.
-    fn step_on(&self, pace: &Pace, cpu: &mut dyn Cpu) {
-        if pace.debug.step {
-            // It was possible before.
-            let _ = cpu.debug(&pace.debug);
+    /// Asks for the next step, or for none. Behind an instruction that it emulated, KVM steps on only when it is told so again:
+    /// `__kvm_set_rflags` sets TF where KVM_SET_GUEST_DEBUG was called, and nowhere else.
+    fn step_on(&self, pace: &Pace, cpu: &mut dyn Cpu) -> ControlFlow<StopReason> {
+        match cpu.debug(&pace.debug) {
+            Ok(()) => ControlFlow::Continue(()),
+            Err(_) => self.park(Why::Step, cpu),
         }
     }
 

@@ -2,7 +2,7 @@
 
 use super::memory::Space;
 use super::target::Machine;
-use crate::arch::paging;
+use crate::arch::{msr, paging};
 use std::fmt::Write;
 
 /// Bytes that `xp` shows at most.
@@ -14,6 +14,7 @@ const HELP: &str = "\
 help             this list
 regs             this vCPU's registers, flags by name
 walk ADDRESS     the page tables on the way to a linear address
+msr NUMBER       a model-specific register of this vCPU
 xp ADDRESS N     N bytes of guest-physical memory
 physical on|off  gdb's addresses are guest-physical ones
 abilities        what of debugging this KVM does
@@ -26,6 +27,7 @@ pub fn obey(line: &str, machine: &mut Machine) -> String {
         [] | ["help"] => Some(HELP.to_owned()),
         ["regs"] => Some(machine.describe_registers()),
         ["walk", address] => number(address).map(|address| walk(address, machine)),
+        ["msr", index] => number(index).and_then(|index| u32::try_from(index).ok()).map(|index| msr(index, machine)),
         ["xp", address, count] => number(address).zip(number(count)).map(|(at, count)| dump(at, count, machine)),
         ["physical", "on"] => Some(switch(true, machine)),
         ["physical", "off"] => Some(switch(false, machine)),
@@ -63,6 +65,14 @@ fn walk(address: u64, machine: &mut Machine) -> String {
         None => writeln!(text, "{address:#x} is not mapped"),
     };
     text
+}
+
+fn msr(index: u32, machine: &Machine) -> String {
+    let name = msr::name(index).map(|name| format!(" ({name})")).unwrap_or_default();
+    match machine.control.ask(machine.current(), move |cpu| cpu.msr(index).ok()).flatten() {
+        Some(value) => format!("{index:#x}{name} = {value:#x}\n"),
+        None => format!("KVM does not tell {index:#x}{name}\n"),
+    }
 }
 
 fn dump(address: u64, count: u64, machine: &mut Machine) -> String {
