@@ -15,11 +15,19 @@ use std::process::Command;
 pub const KERNEL: &str = "/lab/vmlinuz";
 /// Where memtest86+ stands inside it, if its package has the 64-bit image.
 pub const MEMTEST: &str = "/lab/memtest";
+/// Where the drivers stand inside it that its guests load, in order.
+pub const GUEST_MODULES: &str = "/lab/guest-modules";
 /// What starts the line in the kernel log that holds the status of the script.
 pub const STATUS_MARK: &str = "hostel-lab: status ";
 
 /// The modules that make `/dev/kvm` on an AMD processor; those they depend on come along.
 const MODULES: [&str; 1] = ["kvm-amd"];
+
+/// Drivers of the guests' devices.
+const DRIVERS: [&str; 4] = ["virtio-pci", "virtio-mmio", "virtio-rng", "virtio-blk"];
+
+/// Programs that tests use where they are installed.
+const PROGRAMS: [&str; 2] = ["mkfs.ext4", "e2fsck"];
 
 /// Runs the script on the second serial port and reports its status through the kernel log, which the first one carries:
 /// the two cannot mix. `<1>` is a level that `quiet` lets through.
@@ -70,6 +78,10 @@ impl Image {
         for (index, (name, module)) in with_dependencies(kernel, &MODULES)?.iter().enumerate() {
             image.archive.file(&format!("/lab/modules/{index:02}-{name}.ko"), 0o644, module);
         }
+        for (index, (name, module)) in with_dependencies(kernel, &DRIVERS)?.iter().enumerate() {
+            image.archive.file(&format!("{GUEST_MODULES}/{index:02}-{name}.ko"), 0o644, module);
+        }
+        PROGRAMS.iter().filter_map(|name| find_program(name)).try_for_each(|program| image.add(&program))?;
         Ok(image)
     }
 
@@ -116,10 +128,11 @@ impl Image {
     }
 }
 
-/// The program of this name on the search path.
+/// The program of this name on the search path, or where those are that an administrator uses.
 pub fn find_program(name: &str) -> Option<PathBuf> {
     let path = std::env::var_os("PATH")?;
-    std::env::split_paths(&path).map(|directory| directory.join(name)).find(|file| file.is_file())
+    let directories = std::env::split_paths(&path).chain([PathBuf::from("/usr/sbin")]);
+    directories.map(|directory| directory.join(name)).find(|file| file.is_file())
 }
 
 /// The bzImage of the kernel whose package was unpacked at `kernel`.

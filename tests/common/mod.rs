@@ -7,6 +7,7 @@ pub mod hostel;
 pub mod kvm;
 pub mod lab;
 pub mod lab_image;
+pub mod linux_guest;
 pub mod scratch;
 pub mod session;
 pub mod trial;

@@ -1,0 +1,31 @@
+//! A Linux guest with virtio drivers, in the lab: the lab's own kernel, and an initramfs of busybox, the drivers and a script.
+
+use super::cpio::Archive;
+use super::lab_image::GUEST_MODULES;
+use std::fs;
+
+/// Mounts what every script needs, loads the drivers, runs the script and powers off.
+const INIT: &str = r#"#!/bin/busybox sh
+/bin/busybox --install -s /bin
+mount -t proc proc /proc
+mount -t sysfs sysfs /sys
+mount -t devtmpfs devtmpfs /dev
+for module in /modules/*; do insmod "$module"; done
+sh /script
+poweroff -f
+"#;
+
+/// The initramfs of a guest that runs this shell script.
+pub fn initramfs(script: &str) -> Vec<u8> {
+    let mut archive = Archive::default();
+    ["/bin", "/dev", "/mnt", "/modules", "/proc", "/sys"].iter().for_each(|path| archive.directory(path));
+    archive.character_device("/dev/console", 0o600, 5, 1);
+    archive.file("/init", 0o755, INIT.as_bytes());
+    archive.file("/script", 0o755, script.as_bytes());
+    archive.file("/bin/busybox", 0o755, &fs::read("/bin/busybox").expect("the lab has busybox"));
+    for module in fs::read_dir(GUEST_MODULES).expect("the lab has drivers for its guests").flatten() {
+        let name = module.file_name().into_string().expect("modules have names");
+        archive.file(&format!("/modules/{name}"), 0o644, &fs::read(module.path()).expect("it can be read"));
+    }
+    archive.finish()
+}

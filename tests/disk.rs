@@ -1,0 +1,129 @@
+//! Disks under an unmodified distribution kernel, in the lab: a file system is mounted, written, found again and found whole;
+//! layers and read-only disks leave their files as they were.
+
+#[allow(dead_code, reason = "each test program uses its part")]
+mod common;
+
+use common::hostel::{Finished, hostel};
+use common::kvm::{lab_kernel, skip};
+use common::lab_image::find_program;
+use common::linux_guest::initramfs;
+use common::scratch::Scratch;
+use std::fs;
+use std::process::Command;
+
+const MIB: usize = 1 << 20;
+
+/// Boots the lab's kernel into this script.
+fn boot(kernel: &str, scratch: &Scratch, script: &str, devices: &[&str]) -> Finished {
+    let initrd = scratch.file("initrd", &initramfs(script));
+    let arguments = ["run", kernel, "--initrd", &initrd, "--cmdline=quiet", "--timeout", "240s"];
+    let run = hostel(&[arguments.as_slice(), devices].concat(), "");
+    println!("{devices:?}: status {} after {:?}\n{}\n{}", run.status, run.elapsed, run.stdout, run.stderr);
+    run
+}
+
+/// Runs a program of e2fsprogs.
+fn runs(program: &str, arguments: &[&str]) {
+    let output = Command::new(program).args(arguments).output().expect("it can be started");
+    assert!(output.status.success(), "{program} {arguments:?}: {output:?}");
+}
+
+/// What the guest printed behind `name=`.
+fn said<'a>(run: &'a Finished, name: &str) -> &'a str {
+    let value = run.stdout.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix('='));
+    value.unwrap_or_else(|| panic!("the guest did not say {name}")).trim_end()
+}
+
+const WRITES: &str = "
+echo serial=$(cat /sys/block/vda/serial),$(cat /sys/block/vdb/serial)
+echo size=$(cat /sys/block/vda/size),$(cat /sys/block/vdb/size)
+mount -t ext4 /dev/vda /mnt && echo hello=$(cat /mnt/hello)
+dd if=/dev/urandom of=/mnt/big bs=64k count=64 2>/dev/null
+sync
+echo sum=$(sha1sum </mnt/big)
+echo 3 >/proc/sys/vm/drop_caches
+echo again=$(sha1sum </mnt/big)
+rm /mnt/hello
+fstrim /mnt && echo trimmed=yes
+umount /mnt
+yes hostel | tr -d '\\n' | dd of=/dev/vdb bs=512 count=2047 seek=1 conv=fsync iflag=fullblock 2>/dev/null && echo raw=written
+dd if=/dev/zero of=/dev/vdb bs=512 seek=2048 count=1 2>/dev/null || echo beyond=refused
+dmesg | grep -iE 'error|warn|vda.*fail|vdb.*fail' | grep -v vdb,.sector
+";
+
+const READS: &str = "
+mount -t ext4 /dev/vda /mnt && echo sum=$(sha1sum </mnt/big)
+rm /mnt/big && dd if=/dev/zero of=/mnt/other bs=64k count=32 2>/dev/null
+sync
+echo 3 >/proc/sys/vm/drop_caches
+echo other=$(wc -c </mnt/other)
+umount /mnt
+echo ro=$(cat /sys/block/vdb/ro)
+echo head=$(dd if=/dev/vdb bs=512 skip=1 count=1 2>/dev/null | head -c 12)
+dd if=/dev/zero of=/dev/vdb bs=512 count=1 2>/dev/null || echo write=refused
+";
+
+#[test]
+fn a_file_system_survives_and_what_is_not_to_be_written_stays() {
+    let Some(kernel) = lab_kernel() else { return };
+    let (Some(mkfs), Some(e2fsck)) = (find_program("mkfs.ext4"), find_program("e2fsck")) else {
+        return skip("e2fsprogs is not installed");
+    };
+    let [mkfs, e2fsck] = [mkfs, e2fsck].map(|path| path.to_str().expect("programs have names").to_owned());
+    let scratch = Scratch::new("disk");
+    fs::create_dir(scratch.join("files")).expect("it can be made");
+    scratch.file("files/hello", b"from the host");
+    // One sector is not whole: the guest does not have it.
+    let (system, raw) = (scratch.file("system", &[]), scratch.file("raw", &vec![0xdd; MIB + 100]));
+    runs(&mkfs, &["-q", "-d", &scratch.join("files"), &system, "16M"]);
+
+    let run = boot(&kernel, &scratch, WRITES, &["--disk", &format!("{system},id=system"), "--disk", &raw]);
+    assert_eq!(run.status, 0);
+    assert_eq!((said(&run, "serial"), said(&run, "size")), ("system,disk1", "32768,2048"));
+    assert_eq!((said(&run, "hello"), said(&run, "trimmed")), ("from the host", "yes"));
+    assert_eq!((said(&run, "raw"), said(&run, "beyond")), ("written", "refused"));
+    let sum = said(&run, "sum");
+    assert_eq!((sum.len() > 40, said(&run, "again")), (true, sum));
+    runs(&e2fsck, &["-f", "-n", &system]);
+    let written = fs::read(&raw).expect("it can be read");
+    assert!(written[512..MIB].chunks(6).all(|word| b"hostel".starts_with(word)));
+    assert_eq!((&written[..512], &written[MIB..]), (&[0xdd; 512][..], &[0xdd; 100][..]));
+
+    let before = fs::read(&system).expect("it can be read");
+    let disks = ["--disk", &format!("{system},overlay"), "--disk", &format!("{raw},ro")];
+    let run = boot(&kernel, &scratch, READS, &[&["--transport", "mmio", "--rng"], disks.as_slice()].concat());
+    assert_eq!(run.status, 0);
+    assert_eq!((said(&run, "sum"), said(&run, "other")), (sum, "2097152"));
+    assert_eq!((said(&run, "ro"), said(&run, "head"), said(&run, "write")), ("1", "hostelhostel", "refused"));
+    assert!(fs::read(&system).expect("it can be read") == before, "the layer's base has changed");
+    assert!(fs::read(&raw).expect("it can be read") == written, "a read-only disk has changed");
+}
+
+/// Needs no guest that looks: the machine does not start.
+#[test]
+fn disks_that_cannot_be_had_are_told() {
+    if !common::kvm::available() {
+        return;
+    }
+    let scratch = Scratch::new("no-disk");
+    let small = scratch.file("small", &[0; 511]);
+    let disk = scratch.file("disk", &[0; 512]);
+    let directory = scratch.path().to_str().expect("the path is text");
+    for (options, why) in [
+        (vec!["/none/such"], "open the disk /none/such: No such file"),
+        (vec![directory], "is neither a file nor a block device"),
+        (vec!["/dev/null"], "is neither a file nor a block device"),
+        (vec![&small], "has 511 bytes: not one whole sector of 512"),
+        (vec![&disk, &disk], "is in use by another machine"),
+    ] {
+        let disks = options.iter().flat_map(|path| ["--disk", path]);
+        let run = hostel(&["run", "hello"].into_iter().chain(disks).collect::<Vec<_>>(), "");
+        assert_eq!(run.status, 10, "{run:?}");
+        assert!(run.stderr.contains(why), "{run:?}");
+    }
+    let shared = format!("{disk},ro");
+    let layered = format!("{disk},overlay");
+    let run = hostel(&["run", "hello", "--disk", &shared, "--disk", &layered, "--disk", &shared], "");
+    assert_eq!(run.status, 0, "{run:?}");
+}
