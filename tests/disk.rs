@@ -115,7 +115,7 @@ fn disks_that_cannot_be_had_are_told() {
         (vec![directory], "is neither a file nor a block device"),
         (vec!["/dev/null"], "is neither a file nor a block device"),
         (vec![&small], "has 511 bytes: not one whole sector of 512"),
-        (vec![&disk, &disk], "is in use by another machine"),
+        (vec![&disk, &disk], "is in use, by another machine"),
     ] {
         let disks = options.iter().flat_map(|path| ["--disk", path]);
         let run = hostel(&["run", "hello"].into_iter().chain(disks).collect::<Vec<_>>(), "");

@@ -141,7 +141,10 @@ impl Blk {
         match (flags & !allowed, count) {
             (0, 0..) if count > most => Answer::Now(IO_ERROR),
             (0, _) if discards => Answer::Later(Request::Discard { sector, count: count.into() }),
-            (0, _) => Answer::Later(Request::WriteZeroes { sector, count: count.into(), unmap: flags & UNMAP != 0 }),
+            (0, _) => {
+                let (unmap, durable) = (flags & UNMAP != 0, self.writes_through);
+                Answer::Later(Request::WriteZeroes { sector, count: count.into(), unmap, durable })
+            }
             _ => Answer::Now(UNSUPPORTED),
         }
     }
@@ -510,6 +513,36 @@ mod tests {
             again.ram.read(DATA, &mut found).unwrap();
             assert_eq!((&found[..], again.function.read_config(0, 8)), (&sector[..], SECTORS));
         }
+    }
+
+    /// Requests of random kinds, places, lengths and numbers of buffers, good ones between them.
+    #[test]
+    fn sec21_random_requests_leave_a_disk_that_works() {
+        let mut bench = Bench::new(Mode::Write);
+        let mut random = 7u64;
+        let mut next = |below: u64| {
+            random = random.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+            (random >> 33) % below
+        };
+        for _ in 0..2000 {
+            let kind = [0, 0, 1, 1, 4, 8, 11, 13, next(1 << 31) as u32][next(9) as usize];
+            let sector =
+                [next(SECTORS), SECTORS - 1, SECTORS, u64::MAX - next(3), next(1 << 31) << 31][next(5) as usize];
+            let mut buffers = |most: u64| {
+                let sizes = [0, 1, 16, 511, 512, 512, 1024, 0x4000];
+                let buffer = |_| (DATA + next(0x10_0000), sizes[next(8) as usize]);
+                (0..most).map(buffer).collect::<Vec<_>>()
+            };
+            let (readable, writable) = (buffers(random_count(sector)), buffers(random_count(sector.wrapping_add(3))));
+            let (status, _) = bench.ask(kind, sector, &readable, &writable);
+            assert!([OK, IO_ERROR, UNSUPPORTED].contains(&status), "{kind} {sector:#x} {readable:?} {writable:?}");
+        }
+        bench.still_works();
+    }
+
+    /// Up to four buffers.
+    fn random_count(seed: u64) -> u64 {
+        seed.wrapping_mul(0x9e37_79b9_7f4a_7c15) >> 62
     }
 
     #[test]

@@ -38,7 +38,7 @@ fn result(done: isize) -> io::Result<u32> {
 /// Locks the whole open file: `exclusive` against everybody, else against who writes. The lock ends with the last descriptor.
 ///
 /// # Errors
-/// Somebody else holds a lock (EAGAIN, EACCES), or the file system has none.
+/// Somebody else holds a lock (EAGAIN), or the file system has none.
 pub fn lock(file: &File, exclusive: bool) -> io::Result<()> {
     let kind = if exclusive { libc::F_WRLCK } else { libc::F_RDLCK };
     let whole = libc::flock {

@@ -58,6 +58,8 @@ pub enum Request {
         count: u64,
         /// Whether the host may give up the space behind them.
         unmap: bool,
+        /// Whether it has to be on the medium.
+        durable: bool,
     },
 }
 
@@ -98,9 +100,12 @@ enum Kind {
     /// By fallocate(2), as long as the host has that for this file.
     Zero {
         how: FallocateFlags,
+        durable: bool,
     },
     /// By writing them.
-    WriteZeroes,
+    WriteZeroes {
+        durable: bool,
+    },
 }
 
 impl<T> Disk<T> {
@@ -148,9 +153,9 @@ impl<T> Disk<T> {
             }
             Request::Flush => (0, Some(0), Kind::Flush),
             Request::Discard { sector, count } => (sector, count.checked_mul(SECTOR), Kind::Discard),
-            Request::WriteZeroes { sector, count, unmap } => {
+            Request::WriteZeroes { sector, count, unmap, durable } => {
                 let how = if unmap { FallocateFlags::PUNCH_HOLE } else { FallocateFlags::ZERO_RANGE };
-                (sector, count.checked_mul(SECTOR), Kind::Zero { how })
+                (sector, count.checked_mul(SECTOR), Kind::Zero { how, durable })
             }
         };
         let writes = !matches!(kind, Kind::Read(_) | Kind::Flush);
@@ -223,8 +228,10 @@ impl<T> Disk<T> {
             }
             Kind::Flush => Call::Sync,
             Kind::Discard => Call::Allocate { size, how: FallocateFlags::PUNCH_HOLE | FallocateFlags::KEEP_SIZE },
-            Kind::Zero { how } => Call::Allocate { size, how: *how | FallocateFlags::KEEP_SIZE },
-            Kind::WriteZeroes => Call::Write { buffers: HostBuffers::zeroes(size), durable: false },
+            Kind::Zero { how, .. } => Call::Allocate { size, how: *how | FallocateFlags::KEEP_SIZE },
+            Kind::WriteZeroes { durable } => {
+                Call::Write { buffers: HostBuffers::zeroes(size), durable: *durable && !is_overlay }
+            }
         };
         self.engine.begin(Operation { tag, file: file.clone(), offset: at, call });
     }
@@ -234,6 +241,8 @@ impl<T> Disk<T> {
         let transfer = self.transfers[tag].as_mut().expect("an operation belongs to a request");
         match result {
             Ok(bytes) => match &mut transfer.kind {
+                // What fallocate(2) did is on the medium when the file is.
+                Kind::Zero { durable: true, .. } if self.layer.is_none() => transfer.kind = Kind::Flush,
                 Kind::Flush | Kind::Discard | Kind::Zero { .. } => return self.end(tag, Ok(())),
                 // The file has become shorter than it was.
                 _ if bytes == 0 => return self.end(tag, Err(io::ErrorKind::UnexpectedEof.into())),
@@ -251,8 +260,11 @@ impl<T> Disk<T> {
                 (Some(libc::EOPNOTSUPP | libc::EINVAL), Kind::Discard) if self.layer.is_none() => {
                     return self.end(tag, Ok(()));
                 }
-                (Some(libc::EOPNOTSUPP | libc::EINVAL), Kind::Zero { .. } | Kind::Discard) => {
-                    transfer.kind = Kind::WriteZeroes;
+                (Some(libc::EOPNOTSUPP | libc::EINVAL), Kind::Discard) => {
+                    transfer.kind = Kind::WriteZeroes { durable: false };
+                }
+                (Some(libc::EOPNOTSUPP | libc::EINVAL), Kind::Zero { durable, .. }) => {
+                    transfer.kind = Kind::WriteZeroes { durable: *durable };
                 }
                 _ => return self.end(tag, Err(error)),
             },
@@ -435,9 +447,9 @@ mod tests {
     #[test]
     fn zeroes_are_written_where_the_host_cannot_make_them() {
         for fault in [None, Some((0, Fault::Errno(libc::EOPNOTSUPP)))] {
-            for unmap in [false, true] {
+            for (unmap, durable) in [(false, false), (true, false), (false, true), (true, true)] {
                 let mut bench = Bench::new(Mode::Write, fault.into_iter().collect());
-                assert_eq!(bench.run(Request::WriteZeroes { sector: 1, count: 20, unmap }), Ok(()));
+                assert_eq!(bench.run(Request::WriteZeroes { sector: 1, count: 20, unmap, durable }), Ok(()));
                 let found = bench.read(0, 32 * 512).unwrap();
                 assert!(found[..512].iter().chain(&found[21 * 512..]).all(|byte| *byte == 0xdd));
                 assert!(found[512..21 * 512].iter().all(|byte| *byte == 0));
@@ -468,7 +480,9 @@ mod tests {
                     }
                     6 => {
                         model[place].fill(0);
-                        bench.run(Request::WriteZeroes { sector, count, unmap: step % 2 == 0 }).unwrap();
+                        bench
+                            .run(Request::WriteZeroes { sector, count, unmap: step % 2 == 0, durable: step % 3 == 0 })
+                            .unwrap();
                     }
                     _ => {
                         model[place].fill(0);
@@ -500,7 +514,7 @@ mod tests {
                 assert_eq!(bench.read(sector, size), Err(None));
                 let count = if size == 700 { u64::MAX } else { size as u64 / 512 };
                 assert_eq!(bench.run(Request::Discard { sector, count }), Err(None));
-                assert_eq!(bench.run(Request::WriteZeroes { sector, count, unmap: true }), Err(None));
+                assert_eq!(bench.run(Request::WriteZeroes { sector, count, unmap: true, durable: true }), Err(None));
             }
             assert_eq!(bench.disk.engine.under_way(), 0);
             let mut bytes = vec![0; BYTES + 1];

@@ -2,12 +2,12 @@
 //!
 //! The content is never looked at: a guest that writes whatever header it likes still has the same raw disk at the next start.
 //! A disk has the whole sectors of its file; bytes behind the last whole one are neither read nor written.
-//! Source: fcntl(2) "Open file description locks (non-POSIX)".
+//! Sources: fcntl(2) "Open file description locks (non-POSIX)"; open(2) `O_EXCL`.
 
 use super::calls;
 use std::fs::{File, OpenOptions};
 use std::io::{self, Seek, SeekFrom};
-use std::os::unix::fs::FileTypeExt;
+use std::os::unix::fs::{FileTypeExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
@@ -54,7 +54,7 @@ pub enum DiskError {
         bytes: u64,
     },
     /// Somebody else uses it.
-    #[error("the disk {} is in use by another machine: add ,ro to both, or ,overlay", .0.display())]
+    #[error("the disk {} is in use, by another machine or as a file system: add ,ro everywhere, or ,overlay", .0.display())]
     InUse(PathBuf),
     /// The layer of an overlay.
     #[error("make the private layer of the disk {}: {source}", path.display())]
@@ -82,14 +82,14 @@ impl Image {
             return Err(DiskError::NotADisk(path.into()));
         }
         let writes = access == Access::Write;
-        let mut file = OpenOptions::new().read(true).write(writes).open(path).map_err(failed)?;
-        match calls::lock(&file, writes) {
-            Ok(()) => {}
-            Err(error) if matches!(error.raw_os_error(), Some(libc::EAGAIN | libc::EACCES)) => {
-                return Err(DiskError::InUse(path.into()));
-            }
-            Err(source) => return Err(failed(source)),
-        }
+        // A block device that is mounted, or part of a volume, is busy for who wants it exclusively (O_EXCL).
+        let exclusive = if writes && kind.is_block_device() { libc::O_EXCL } else { 0 };
+        let opened = OpenOptions::new().read(true).write(writes).custom_flags(exclusive).open(path);
+        let locked = opened.and_then(|file| calls::lock(&file, writes).map(|()| file));
+        let mut file = locked.map_err(|source| match source.raw_os_error() {
+            Some(libc::EBUSY | libc::EAGAIN) => DiskError::InUse(path.into()),
+            _ => failed(source),
+        })?;
         // The size of a block device is not in its metadata.
         let bytes = file.seek(SeekFrom::End(0)).map_err(failed)?;
         match bytes / SECTOR {
