@@ -108,13 +108,16 @@ fn entry(step: &Step) -> String {
         return format!("{entry:#x} not present");
     }
     let either = |bit: u64, set: &'static str, clear: &'static str| if entry & bit != 0 { set } else { clear };
+    // Bits 6 and 8 of an entry that leads to a table mean nothing.
+    let is_page = step.table == "PT" || entry & PAGE != 0;
+    let of_page = |bit: u64, word: &'static str| if is_page { either(bit, word, "") } else { "" };
     let words = [
         either(WRITABLE, "writable", "read-only"),
         either(USER, "ring 3 too", "ring 0"),
         either(ACCESSED, "accessed", ""),
-        either(DIRTY, "dirty", ""),
-        if step.table != "PT" { either(PAGE, "a page itself", "") } else { "" },
-        either(GLOBAL, "global", ""),
+        of_page(DIRTY, "dirty"),
+        if step.table == "PT" { "" } else { of_page(PAGE, "a page itself") },
+        of_page(GLOBAL, "global"),
         either(NO_EXECUTE, "not executable", ""),
     ];
     let words: Vec<&str> = words.into_iter().filter(|word| !word.is_empty()).collect();
@@ -168,7 +171,7 @@ mod tests {
     /// PML4 at 0x1000 .. PT at 0x4000, which maps the first pages with these entries.
     fn read(pages: &[u64]) -> impl FnMut(u64) -> Option<u64> {
         move |gpa| match gpa {
-            0x1000 | 0x2000 | 0x3000 => Some((gpa + 0x1000) | PRESENT | WRITABLE | USER),
+            0x1000 | 0x2000 | 0x3000 => Some((gpa + 0x1000) | PRESENT | WRITABLE | USER | DIRTY),
             0x4000..0x5000 => Some(pages.get((gpa as usize - 0x4000) / 8).copied().unwrap_or(0)),
             0x1000..0x5000 => Some(0),
             0x7000..0x8000 => Some(0x9090_9090_9090_9090),
@@ -225,9 +228,9 @@ mod tests {
         let text = describe(&state(0), 0x3008, 0x1010, &mut read(&PAGES));
         let expected = "\
 \x20 rip 0x3008 leads to physical 0xf0000008, where no RAM is
-    PML4 0x1000: 0x2007 present, writable, ring 3 too
-    PDPT 0x2000: 0x3007 present, writable, ring 3 too
-    PD   0x3000: 0x4007 present, writable, ring 3 too
+    PML4 0x1000: 0x2047 present, writable, ring 3 too
+    PDPT 0x2000: 0x3047 present, writable, ring 3 too
+    PD   0x3000: 0x4047 present, writable, ring 3 too
     PT   0x4018: 0xf0000161 present, read-only, ring 0, accessed, dirty, global
   stack 0x1010 leads to physical 0x7010
     entries as above to the PD, then
