@@ -166,7 +166,7 @@ impl Gate {
     }
 
     /// Looks whether an exit that has passed was a step. A write that KVM interpreted is complete at its exit, and KVM does not stop
-    /// behind it ("FIXME: return into emulator if single-stepping").
+    /// behind it (a gap that its source names).
     fn passed(&self, cpu: &mut dyn Cpu) -> ControlFlow<StopReason> {
         let pace = self.pace(cpu);
         if !pace.debug.step {
