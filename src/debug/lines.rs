@@ -2,8 +2,9 @@
 //! answered in how long, and by which instruction.
 //!
 //! Runs of like exits are one line (`fold.rs`). Lines are written whole, so they do not tear on a terminal that shows the
-//! guest's console too. Colours: ECMA-48 §8.3.117.
+//! guest's console too.
 
+use super::columns::Columns;
 use super::event::{ExitEvent, ExitKind};
 use super::explain::first_seen::FirstSeen;
 use super::filter::Filter;
@@ -67,9 +68,9 @@ impl Lines {
         if let Some(line) = self.explained.as_mut().and_then(|explained| explained.line(kind)) {
             self.out.write_all(line.as_bytes())?;
         }
-        self.line.text.clear();
         write(&run, self.colour, &mut self.line).expect("a string takes everything");
-        self.out.write_all(self.line.take())
+        let out = &mut self.out;
+        self.line.end(|line| out.write_all(line))
     }
 }
 
@@ -126,59 +127,6 @@ fn write(run: &Run, colour: bool, line: &mut Columns) -> fmt::Result {
     line.microseconds(HOST_END, event.host_ns)?;
     line.begin(INSTRUCTION)?;
     instruction(run, line)
-}
-
-/// A line with columns.
-#[derive(Default)]
-struct Columns {
-    text: String,
-    /// Characters that a terminal shows of it.
-    width: usize,
-}
-
-impl Columns {
-    /// Goes to column `at`, by a space at least.
-    fn begin(&mut self, at: usize) -> fmt::Result {
-        const SPACES: &str = "                                                                ";
-        let mut missing = at.saturating_sub(self.width).max(1);
-        while missing > 0 {
-            let some = missing.min(SPACES.len());
-            self.write_str(&SPACES[..some])?;
-            missing -= some;
-        }
-        Ok(())
-    }
-
-    /// Adds a duration, in microseconds with one decimal, so that it ends before column `at`.
-    fn microseconds(&mut self, at: usize, ns: u64) -> fmt::Result {
-        let tenths = (ns + 50) / 100;
-        let width = 3 + (tenths / 10).checked_ilog10().unwrap_or(0) as usize;
-        self.begin(at.saturating_sub(width))?;
-        write!(self, "{}.{}", tenths / 10, tenths % 10)
-    }
-
-    fn painted(&mut self, colour: Option<u8>, text: &str) -> fmt::Result {
-        let Some(code) = colour else { return self.write_str(text) };
-        write!(self.text, "\x1b[{code}m{text}\x1b[0m")?;
-        self.width += text.len();
-        Ok(())
-    }
-
-    /// The line so far, with its end; then nothing.
-    fn take(&mut self) -> &[u8] {
-        self.width = 0;
-        self.text.truncate(self.text.trim_end().len());
-        self.text.push('\n');
-        self.text.as_bytes()
-    }
-}
-
-impl fmt::Write for Columns {
-    fn write_str(&mut self, text: &str) -> fmt::Result {
-        self.width += text.chars().count();
-        self.text.push_str(text);
-        Ok(())
-    }
 }
 
 /// The colour of a kind: cyan and blue for ports, yellow and magenta for memory, red for what ends a guest, else green.

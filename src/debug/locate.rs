@@ -4,7 +4,8 @@
 //! stands at it, a KVM that interprets the guest leaves it behind.
 //!
 //! So the expected side is looked at first: is there an instruction that can have caused this exit, by its port, its memory
-//! operand, its size? If not, the other side. The side of OUT is learned where only one side fits.
+//! operand, its size? If not, the other side. The side of OUT is learned where only one side fits;
+//! until then it is that of VMX and SVM.
 //! What stands before RIP is found by decoding from each byte before it: x86 code falls into step with itself. Of a compiler's
 //! writes to memory all but one in 200 are so found, which a test here counts.
 //! Source: `arch/x86/kvm/x86.c` (kvm_fast_pio, x86_emulate_instruction).

@@ -4,6 +4,7 @@
 pub mod budget;
 pub mod cause;
 pub mod code_cache;
+pub mod columns;
 pub mod counters;
 pub mod crash;
 pub mod decode;

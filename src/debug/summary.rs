@@ -1,6 +1,6 @@
 //! A trace summed up: exits by kind and device with their times, and the instructions that cause most of them.
 //!
-//! What it holds is bounded, however long a guest runs: percentiles come from histograms (`histogram.rs`), and of hostile
+//! What it holds is bounded, however long a guest runs: percentiles come from histograms (`histogram.rs`), to a 32nd, and of hostile
 //! code that leaves at ever new addresses the first [`INSTRUCTIONS_MAX`] are told apart.
 
 use super::counters::Counted;
