@@ -1,6 +1,7 @@
-//! The guest's console by lines, each with when it was written: what the guest stores into COM1's transmit holding register.
+//! The guest's console by lines, each with when it was written: what the guest stores into COM1's transmit holding register
+//! and into the debug console.
 //!
-//! Source: PC16550D §8.6 (loopback takes the line's place).
+//! Sources: PC16550D §8.6 (loopback takes the line's place); Bochs user manual, "port_e9_hack".
 
 use super::super::event::ExitEvent;
 use crate::backend::plain_text::PlainText;
@@ -53,6 +54,7 @@ impl ConsoleLines {
         match event.register.map(|to| (to.device, to.register)) {
             Some(("COM1", "MCR")) => self.in_loopback = value & MCR_LOOPBACK != 0,
             Some(("COM1", "THR")) if !self.in_loopback => self.put(event.at_ns, value as u8),
+            Some(("debugcon", _)) => self.put(event.at_ns, value as u8),
             _ => {}
         }
     }
@@ -105,6 +107,8 @@ fn visible(bytes: &[u8]) -> String {
 
 #[cfg(test)]
 mod tests {
+    use super::super::super::event::DeviceRegister;
+    use super::super::super::fixture::{event, serial};
     use super::*;
 
     fn written(bytes: impl IntoIterator<Item = u8>) -> Table {
@@ -119,6 +123,23 @@ mod tests {
         assert_eq!(table.text, ["ab", "", "c\td\u{2407}\u{fffd}\u{2421}\u{fffd}"]);
         assert_eq!((table.from_ns, table.to_ns), (vec![0, 4, 10], vec![3, 4, 17]));
         assert_eq!(table.lost_lines, 0);
+    }
+
+    #[test]
+    fn both_consoles_are_shown_and_loopback_is_not() {
+        let mut console = ConsoleLines::default();
+        let write = |device, register, value| {
+            let register = Some(DeviceRegister { device, register });
+            ExitEvent { register, ..event(Exit::PioWrite { port: 0, size: 1, value }) }
+        };
+        console.exit(&serial(b'a'));
+        console.exit(&write("debugcon", "DEBUGCON", 0x62));
+        console.exit(&write("COM1", "MCR", MCR_LOOPBACK));
+        console.exit(&serial(b'x'));
+        console.exit(&write("COM1", "MCR", 0));
+        console.exit(&serial(b'c'));
+        console.exit(&write("COM1", "DLL", 0x78));
+        assert_eq!(console.table().text, ["abc"]);
     }
 
     #[test]

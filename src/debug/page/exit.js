@@ -53,7 +53,7 @@ class ChosenExit {
 
   /** A value, with the character that it is where registers hold characters. */
   value(value, name) {
-    const isCharacter = /^COM1 (THR|RBR)$/.test(name) && value > 0x20 && value < 0x7f;
+    const isCharacter = /^(COM1 (THR|RBR)|debugcon )/.test(name) && value > 0x20 && value < 0x7f;
     return hexadecimal(value) + (isCharacter ? ` '${String.fromCharCode(value)}'` : "");
   }
 }
