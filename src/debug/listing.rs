@@ -45,7 +45,13 @@ fn before(state: &CpuState, rip: u64, evidence: &mut Evidence) -> Vec<Instructio
         let at = rip.wrapping_sub(reach as u64);
         let found: Vec<_> = instructions(state, at, &bytes[REACH - reach..]).collect();
         if found.iter().all(|instruction| !instruction.is_invalid()) {
-            return found[found.len().saturating_sub(BEFORE)..].to_vec();
+            // Empty memory decodes as `add [rax], al`, which nobody wrote.
+            let is_code = |instruction: &&Instruction| {
+                let offset = REACH - rip.wrapping_sub(instruction.ip()) as usize;
+                bytes[offset..offset + instruction.len()].iter().any(|byte| *byte != 0)
+            };
+            let shown = &found[found.len().saturating_sub(BEFORE)..];
+            return shown.iter().filter(is_code).copied().collect();
         }
     }
     Vec::new()
@@ -84,6 +90,10 @@ mod tests {
 ";
         assert_eq!(text, expected);
         let none = Symbols::default();
+        let mut after_nothing = |gpa: u64| Some(if gpa == 0x2000 { 0x0b0f } else { 0 });
+        let state = CpuState { cr0: 1, ..CpuState::long_mode(0x2000) };
+        let text = describe(&state, &mut Evidence { symbols: &none, read: &mut after_nothing });
+        assert!(text.starts_with("  code\n  > 0x2000  ud2\n"), "{text}");
         assert_eq!(describe(&state, &mut Evidence { symbols: &none, read: &mut |_| None }), "");
         for byte in 0..=u8::MAX {
             let word = u64::from_ne_bytes([byte; 8]);
