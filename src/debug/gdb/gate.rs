@@ -221,3 +221,79 @@ impl Gate {
         handles[vcpu as usize].park(cpu, || self.desk.tell(Message::Stopped { vcpu, why }))
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::arch::cpu_state::CR0_PE;
+    use crate::arch::layout::MIB;
+    use crate::memory::map::MemoryMap;
+    use crate::vcpu::scripted::ScriptedCpu;
+    use std::sync::mpsc::channel;
+
+    /// A machine that ends at a triple fault.
+    struct Mortal;
+
+    impl ExitHandler for Mortal {
+        fn handle(&mut self, exit: Exit, _cpu: &mut dyn Cpu) -> ControlFlow<StopReason, Reply> {
+            match exit {
+                Exit::Shutdown => ControlFlow::Break(StopReason::TripleFault),
+                _ => ControlFlow::Continue(Reply::Value(7)),
+            }
+        }
+    }
+
+    /// A gate that nobody is attached to, on a KVM that knows INT3 outside of real mode, and a vCPU in real mode.
+    fn gate(pace: Pace) -> (Gate, ScriptedCpu) {
+        let ram = Arc::new(GuestRam::new(&MemoryMap::new(MIB).unwrap()).unwrap());
+        let abilities = Abilities {
+            step: true,
+            int3: true,
+            int3_in_real_mode: false,
+            hardware_breakpoints: false,
+            watchpoints: false,
+            step_without_interrupts: false,
+        };
+        let desk = Desk::new(ram, abilities, channel().0, Waker::new().unwrap());
+        desk.rules().paces = vec![pace];
+        let cpu = ScriptedCpu::new(vec![]).in_state(CpuState::real_mode(0, 0x7c02));
+        (Gate { machine: Box::new(Mortal), desk: Arc::new(desk) }, cpu)
+    }
+
+    fn debug_exit(vector: u8) -> Exit {
+        Exit::Debug { vector, rip: 0x7c02, dr6: 0 }
+    }
+
+    #[test]
+    fn without_a_debugger_everything_passes() {
+        let (mut gate, mut cpu) = gate(Pace::default());
+        let read = Exit::PioRead { port: 1, size: 1 };
+        assert_eq!(gate.handle(read, &mut cpu), ControlFlow::Continue(Reply::Value(7)));
+        assert_eq!(gate.handle(debug_exit(1), &mut cpu), ControlFlow::Continue(Reply::Resume));
+        assert_eq!(gate.handle(Exit::Shutdown, &mut cpu), ControlFlow::Break(StopReason::TripleFault));
+    }
+
+    #[test]
+    fn the_guest_s_own_int3_is_given_back_to_it() {
+        let (mut gate, mut cpu) =
+            gate(Pace { debug: GuestDebug { int3: true, ..GuestDebug::default() }, ..Pace::default() });
+        assert_eq!(gate.handle(debug_exit(VECTOR_BP), &mut cpu), ControlFlow::Continue(Reply::Resume));
+        assert!(cpu.debugged().inject_int3 && cpu.debugged().int3);
+    }
+
+    #[test]
+    fn a_vcpu_crawls_until_int3_stops_it() {
+        let debug = GuestDebug { step: true, ..GuestDebug::default() };
+        let (mut gate, mut cpu) = gate(Pace { debug, crawls: true, from: 0x7c00 });
+        assert_eq!(gate.handle(debug_exit(1), &mut cpu), ControlFlow::Continue(Reply::Resume));
+        assert!(cpu.debugged().step);
+        assert_eq!(gate.desk.rules().paces[0].from, 0x7c02);
+        // A write that was interpreted: RIP stands behind it, and that was a step, too.
+        let mut state = CpuState::real_mode(0, 0x7c04);
+        state.cr0 |= CR0_PE;
+        cpu.set_state(&state).unwrap();
+        let write = Exit::PioWrite { port: 1, size: 1, value: 0 };
+        assert_eq!(gate.handle(write, &mut cpu), ControlFlow::Continue(Reply::Value(7)));
+        assert!(!cpu.debugged().step && !gate.desk.rules().paces[0].crawls);
+    }
+}
