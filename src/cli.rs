@@ -1,5 +1,6 @@
 //! The command line: verbs and where they lead. Options of `run` are fields of [`RunConfig`].
 
+use crate::backend::net_switch::is_name;
 use crate::bench::report::Part;
 use crate::config::{IrqchipChoice, RunConfig, ScriptStep, TraceConfig};
 use crate::machine::{console, trace_shown, virtio};
@@ -50,6 +51,12 @@ pub enum Verb {
         /// Measure one part only
         #[arg(long, value_name = "PART", value_enum)]
         only: Option<Part>,
+    },
+    /// Be the switch behind --net switch:NAME until its last machine leaves; the first machine starts it by itself
+    Switch {
+        /// Its name
+        #[arg(value_parser = switch_name)]
+        name: String,
     },
     /// Print a completion script for a shell
     Completions {
@@ -127,6 +134,10 @@ impl Cli {
         }
         Ok(cli)
     }
+}
+
+fn switch_name(text: &str) -> Result<String, String> {
+    if is_name(text) { Ok(text.into()) } else { Err("a switch's name has 1 to 32 letters, digits, - or _".into()) }
 }
 
 /// `--expect` and `--send` in the order in which they were typed.

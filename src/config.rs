@@ -5,6 +5,7 @@ use crate::arch::layout::{GIB, MAX_CPUS, MIB};
 use crate::backend::block::disk::Mode;
 use crate::backend::local_socket::LocalAddress;
 use crate::backend::net_passt::Forward;
+use crate::backend::net_switch::is_name;
 use crate::boot::format::ImageFormat;
 use crate::kvm::msr_filter::MsrFilter;
 use crate::memory::map::MemoryMap;
@@ -165,7 +166,7 @@ pub struct DevicesConfig {
     #[arg(long, help_heading = "Devices")]
     pub rng: bool,
 
-    /// A network device: user[,forward=HOST:GUEST] (through passt, without root) or tap:INTERFACE; with ,mac=ADDRESS; repeatable
+    /// A network device: user[,forward=HOST:GUEST] (through passt, without root), switch:NAME (with other machines of this user) or tap:INTERFACE; with ,mac=ADDRESS; repeatable
     #[arg(long, value_name = "KIND", value_parser = parse_net, help_heading = "Devices")]
     pub net: Vec<NetChoice>,
 
@@ -205,6 +206,8 @@ pub enum NetKind {
     User(Vec<Forward>),
     /// To an interface of the host.
     Tap(String),
+    /// To the other machines of this user that are plugged into the switch of this name.
+    Switch(String),
 }
 
 /// `--transport`.
@@ -481,7 +484,7 @@ fn parse_disk(text: &str) -> Result<DiskChoice, String> {
 }
 
 fn parse_net(text: &str) -> Result<NetChoice, String> {
-    const USAGE: &str = "use user[,forward=HOST:GUEST] or tap:INTERFACE, with ,mac=XX:XX:XX:XX:XX:XX";
+    const USAGE: &str = "use user[,forward=HOST:GUEST], switch:NAME or tap:INTERFACE, with ,mac=XX:XX:XX:XX:XX:XX";
     let mut words = text.split(',');
     let kind = words.next().unwrap_or_default();
     let (mut forwards, mut mac) = (Vec::new(), None);
@@ -497,6 +500,7 @@ fn parse_net(text: &str) -> Result<NetChoice, String> {
     let kind = match kind.split_once(':') {
         None if kind == "user" => NetKind::User(forwards),
         Some(("tap", name)) if !name.is_empty() && forwards.is_empty() => NetKind::Tap(name.into()),
+        Some(("switch", name)) if is_name(name) && forwards.is_empty() => NetKind::Switch(name.into()),
         _ => return Err(USAGE.into()),
     };
     Ok(NetChoice { kind, mac })
@@ -570,6 +574,8 @@ mod tests {
         let forwards = vec![Forward { host: 8080, guest: 80 }, Forward { host: 2222, guest: 22 }];
         assert_eq!(user, NetChoice { kind: NetKind::User(forwards), mac: Some([2, 0, 0, 0, 0, 0xfe]) });
         assert_eq!(parse_net("tap:tap0").unwrap(), NetChoice { kind: NetKind::Tap("tap0".into()), mac: None });
+        assert_eq!(parse_net("switch:lan").unwrap().kind, NetKind::Switch("lan".into()));
+        assert!(parse_net("switch:../x").is_err());
         for bad in
             ["", "tap", "tap:", "tap:x,forward=1:2", "user:x", "user,forward=0:1", "user,forward=1", "user,mac=1"]
         {

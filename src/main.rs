@@ -1,7 +1,7 @@
 //! Arguments to the library, the library's answer to text and exit status. Only here does the process end.
 
 use anyhow::Context;
-use hostel::backend::{signals, terminal};
+use hostel::backend::{net_switch, signals, terminal};
 use hostel::bench::report::{Bench, Part};
 use hostel::boot::samples::SAMPLES;
 use hostel::cli::{self, Cli, Verb};
@@ -29,6 +29,7 @@ fn main() {
         Verb::Explain { name, .. } => explain(&name.join(" ")),
         Verb::Doctor { json } => doctor(json),
         Verb::Bench { json, only } => bench(json, only),
+        Verb::Switch { name } => net_switch::serve(&name).map(|()| 0).map_err(Into::into),
         Verb::Completions { shell } => print(&cli::completions(shell), 0),
         Verb::Man => cli::manual().context("write the manual").and_then(|page| print(&page, 0)),
     };

@@ -16,6 +16,7 @@ pub mod net_passt;
 pub mod net_pcap;
 pub mod net_port;
 pub mod net_stream;
+pub mod net_switch;
 pub mod net_tap;
 pub mod plain_text;
 pub mod send_text;

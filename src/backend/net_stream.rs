@@ -34,7 +34,7 @@ impl NetStream {
     }
 
     /// Sends what is left of a frame. False: there is no room for it yet.
-    fn flush(&mut self) -> bool {
+    pub(super) fn flush(&mut self) -> bool {
         while !self.unsent.is_empty() {
             let Some(socket) = &self.socket else {
                 self.unsent.clear();

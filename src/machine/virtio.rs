@@ -9,6 +9,7 @@ use crate::backend::block::image::DiskError;
 use crate::backend::net_passt::{self, PasstError};
 use crate::backend::net_pcap::{Capture, Captured};
 use crate::backend::net_port::NetPort;
+use crate::backend::net_switch::{self, SwitchError};
 use crate::backend::net_tap::{NetTap, TapError};
 use crate::bus::bus::{Bus, Shared};
 use crate::bus::device::DeviceNode;
@@ -49,6 +50,8 @@ pub enum DeviceError {
     Passt(#[from] PasstError),
     #[error(transparent)]
     Tap(#[from] TapError),
+    #[error(transparent)]
+    Switch(#[from] SwitchError),
     #[error("create {}: {source}", path.display())]
     Capture { path: PathBuf, source: io::Error },
 }
@@ -74,6 +77,7 @@ pub fn open(config: &DevicesConfig, name: &str) -> Result<Vec<Box<dyn VirtioDevi
         let mut port: Box<dyn NetPort> = match &net.kind {
             NetKind::User(forwards) => Box::new(net_passt::start(forwards)?),
             NetKind::Tap(interface) => Box::new(NetTap::open(interface)?),
+            NetKind::Switch(name) => Box::new(net_switch::connect(name)?),
         };
         if let Some(capture) = &capture {
             port = Box::new(Captured::new(port, capture.clone()));
