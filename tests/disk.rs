@@ -37,6 +37,7 @@ fn said<'a>(run: &'a Finished, name: &str) -> &'a str {
 
 const WRITES: &str = "
 echo serial=$(cat /sys/block/vda/serial),$(cat /sys/block/vdb/serial)
+echo queues=$(ls /sys/block/vda/mq | wc -l)
 echo size=$(cat /sys/block/vda/size),$(cat /sys/block/vdb/size)
 mount -t ext4 /dev/vda /mnt && echo hello=$(cat /mnt/hello)
 dd if=/dev/urandom of=/mnt/big bs=64k count=64 2>/dev/null
@@ -78,8 +79,9 @@ fn a_file_system_survives_and_what_is_not_to_be_written_stays() {
     let (system, raw) = (scratch.file("system", &[]), scratch.file("raw", &vec![0xdd; MIB + 100]));
     runs(&mkfs, &["-q", "-d", &scratch.join("files"), &system, "16M"]);
 
-    let run = boot(&kernel, &scratch, WRITES, &["--disk", &format!("{system},id=system"), "--disk", &raw]);
-    assert_eq!(run.status, 0);
+    let disks = ["--cpus", "2", "--disk", &format!("{system},id=system"), "--disk", &raw];
+    let run = boot(&kernel, &scratch, WRITES, &disks);
+    assert_eq!((run.status, said(&run, "queues")), (0, "2"));
     assert_eq!((said(&run, "serial"), said(&run, "size")), ("system,disk1", "32768,2048"));
     assert_eq!((said(&run, "hello"), said(&run, "trimmed")), ("from the host", "yes"));
     assert_eq!((said(&run, "raw"), said(&run, "beyond")), ("written", "refused"));

@@ -124,7 +124,7 @@ pub fn run(
     let mut debugger = config.gdb.as_ref().map(|at| Stub::listen(at, blueprint.ram.clone())).transpose()?;
     let notes = reporter.clone();
     let note = Box::new(move |text| notes.report(MachineEvent::Note(text)));
-    let virtio = virtio::open(&config.devices, &blueprint.name)?;
+    let virtio = virtio::open(&config.devices, &blueprint.name, blueprint.cpus)?;
     let host_ends = Host { serial: Box::new(ring.clone()), debug_console: Box::new(ring), virtio };
     let watched = watch.tracing.map(|tracing| tracing.watched()).unwrap_or_default();
     let mut machine = blueprint.build(host_ends, note, watched).map_err(|error| match signals.came() {

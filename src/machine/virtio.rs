@@ -4,7 +4,6 @@ use crate::arch::irqchip::Irqchip;
 use crate::arch::layout::{
     PCI_ECAM, PCI_WINDOW, PCI_WINDOW_SIZE, PORT_PCI, VIRTIO_MMIO, VIRTIO_MMIO_IRQ, VIRTIO_MMIO_MAX, VIRTIO_MMIO_STEP,
 };
-use crate::backend::block::disk::Disk;
 use crate::backend::block::image::DiskError;
 use crate::backend::net_passt::{self, PasstError};
 use crate::backend::net_pcap::{Capture, Captured};
@@ -18,7 +17,7 @@ use crate::config::{DevicesConfig, NetKind, TransportChoice};
 use crate::event_loop::Waker;
 use crate::kvm::vm::Vm;
 use crate::pci::root::{DEVICES, ECAM_SIZE, PciEcam, PciFunction, PciPorts, PciRoot, PciWindow};
-use crate::virtio::blk::{self, Blk};
+use crate::virtio::blk::Blk;
 use crate::virtio::device::VirtioDevice;
 use crate::virtio::function::VirtioFunction;
 use crate::virtio::net::Net;
@@ -56,19 +55,18 @@ pub enum DeviceError {
     Capture { path: PathBuf, source: io::Error },
 }
 
-/// Opens the devices that `config` asks for, in the order of their places. `name` is the machine's.
+/// Opens the devices that `config` asks for, in the order of their places. `name` is the machine's, `cpus` the number of its vCPUs.
 ///
 /// # Errors
 /// The host refuses what is behind one of them.
-pub fn open(config: &DevicesConfig, name: &str) -> Result<Vec<Box<dyn VirtioDevice>>, DeviceError> {
+pub fn open(config: &DevicesConfig, name: &str, cpus: u32) -> Result<Vec<Box<dyn VirtioDevice>>, DeviceError> {
     let mut devices: Vec<Box<dyn VirtioDevice>> = Vec::new();
     if config.rng {
         devices.push(Box::new(Rng));
     }
     for (index, choice) in config.disk.iter().enumerate() {
-        let disk = Disk::open(&choice.path, choice.mode, blk::QUEUE_SIZE)?;
         let id = choice.id.clone().unwrap_or_else(|| format!("disk{index}"));
-        devices.push(Box::new(Blk::new(disk, &id)));
+        devices.push(Box::new(Blk::open(&choice.path, choice.mode, &id, cpus)?));
     }
     let created =
         |path: &PathBuf| Capture::create(path).map_err(|source| DeviceError::Capture { path: path.clone(), source });

@@ -1,6 +1,6 @@
 //! Block device: a disk of the host.
 //!
-//! One queue. Requests are read, write, flush, identify, discard and write zeroes; all others are answered with "unsupported".
+//! As many queues as there are vCPUs, up to four, all served alike. Requests are read, write, flush, identify, discard and write zeroes; all others are answered with "unsupported".
 //! Not modelled: secure erase, lifetime, zones, a write-back cache that can be switched.
 //! A request's bounds are those of the whole chain: it lies on the disk as a whole or nothing of it is done. What the host refuses
 //! (no space, a broken medium, a file that has become shorter) is an error of that request, and the disk works on.
@@ -9,16 +9,18 @@
 use super::device::{DeviceKind, Queues, VirtioDevice};
 use super::queue::{Chain, QueueFault};
 use crate::backend::block::buffers::HostBuffers;
-use crate::backend::block::disk::{Disk, Request};
-use crate::backend::block::image::SECTOR;
+use crate::backend::block::disk::{Disk, Mode, Request};
+use crate::backend::block::image::{DiskError, SECTOR};
 use crate::memory::map::GuestRange;
 use crate::memory::ram::GuestRam;
 use std::os::fd::BorrowedFd;
+use std::path::Path;
 use std::sync::Arc;
 
-const REQUEST_QUEUE: usize = 0;
-/// Entries of the queue, and so requests at a time.
-pub const QUEUE_SIZE: u16 = 256;
+/// Entries of a queue, and so requests of it at a time.
+const QUEUE_SIZE: u16 = 256;
+/// Most queues: more than a few do not make a disk faster.
+const QUEUES_MAX: u32 = 4;
 
 /// Features (virtio 1.2 §5.2.3).
 const SEG_MAX: u64 = 1 << 2;
@@ -26,6 +28,7 @@ const READ_ONLY: u64 = 1 << 5;
 const BLK_SIZE: u64 = 1 << 6;
 const FLUSH: u64 = 1 << 9;
 const TOPOLOGY: u64 = 1 << 10;
+const MULTI_QUEUE: u64 = 1 << 12;
 const DISCARD: u64 = 1 << 13;
 const WRITE_ZEROES: u64 = 1 << 14;
 
@@ -64,9 +67,13 @@ const PHYSICAL_BLOCK_EXP: u8 = 3;
 /// Bytes of the configuration up to `write_zeroes_may_unmap` and its padding (virtio 1.2 §5.2.4).
 const CONFIG_SIZE: usize = 60;
 
+/// A request as the disk gives it back: its queue, and its buffers.
+type Asked = (usize, Chain);
+
 /// The device.
 pub struct Blk {
-    disk: Disk<Chain>,
+    disk: Disk<Asked>,
+    queue_sizes: Vec<u16>,
     id: [u8; ID_SIZE],
     config: [u8; CONFIG_SIZE],
     /// The driver knows no flush: what is written is on the medium before the request is over (virtio 1.2 §5.2.6.2).
@@ -82,18 +89,23 @@ enum Answer {
 }
 
 impl Blk {
-    /// A device over `disk`, which the guest knows by `id`; of that, the first 20 bytes.
-    pub fn new(disk: Disk<Chain>, id: &str) -> Blk {
+    /// A device for `cpus` vCPUs over the disk at `path`, which the guest knows by `id`; of that, the first 20 bytes.
+    ///
+    /// # Errors
+    /// The disk cannot be had.
+    pub fn open(path: &Path, mode: Mode, id: &str, cpus: u32) -> Result<Blk, DiskError> {
+        let queue_sizes = vec![QUEUE_SIZE; cpus.clamp(1, QUEUES_MAX) as usize];
+        let disk = Disk::open(path, mode, queue_sizes.iter().sum())?;
         let mut name = [0; ID_SIZE];
         name.iter_mut().zip(id.bytes()).for_each(|(to, byte)| *to = byte);
-        let config = config(&disk);
-        Blk { disk, id: name, config, writes_through: true }
+        let config = config(&disk, queue_sizes.len() as u16);
+        Ok(Blk { disk, queue_sizes, id: name, config, writes_through: true })
     }
 
     /// Answers requests that are over.
     fn answer_finished(&mut self, queues: &mut Queues) -> Result<(), QueueFault> {
-        for (chain, result) in self.disk.finish() {
-            answer(queues, chain, if result.is_ok() { OK } else { IO_ERROR })?;
+        for ((index, chain), result) in self.disk.finish() {
+            answer(queues, index, chain, if result.is_ok() { OK } else { IO_ERROR })?;
         }
         Ok(())
     }
@@ -157,11 +169,12 @@ impl VirtioDevice for Blk {
 
     fn features(&self) -> u64 {
         let writing = if self.disk.is_read_only() { READ_ONLY } else { DISCARD | WRITE_ZEROES };
-        SEG_MAX | BLK_SIZE | FLUSH | TOPOLOGY | writing
+        let queues = if self.queue_sizes.len() > 1 { MULTI_QUEUE } else { 0 };
+        SEG_MAX | BLK_SIZE | FLUSH | TOPOLOGY | queues | writing
     }
 
     fn queue_sizes(&self) -> &[u16] {
-        &[QUEUE_SIZE]
+        &self.queue_sizes
     }
 
     fn config(&self) -> &[u8] {
@@ -176,17 +189,17 @@ impl VirtioDevice for Blk {
         self.disk.abandon();
     }
 
-    fn serve(&mut self, _index: usize, queues: &mut Queues) -> Result<(), QueueFault> {
-        while let Some(mut chain) = queues.pop(REQUEST_QUEUE)? {
-            let Some(ram) = queues.queue(REQUEST_QUEUE).map(|queue| queue.ram().clone()) else { break };
+    fn serve(&mut self, index: usize, queues: &mut Queues) -> Result<(), QueueFault> {
+        while let Some(mut chain) = queues.pop(index)? {
+            let Some(ram) = queues.queue(index).map(|queue| queue.ram().clone()) else { break };
             if chain.writable_bytes() == 0 {
                 // There is no place for a status: nothing is done.
-                queues.push(REQUEST_QUEUE, &chain)?;
+                queues.push(index, &chain)?;
                 continue;
             }
             match self.request(&mut chain, &ram) {
-                Answer::Later(request) => self.disk.begin(chain, request),
-                Answer::Now(status) => answer(queues, chain, status)?,
+                Answer::Later(request) => self.disk.begin((index, chain), request),
+                Answer::Now(status) => answer(queues, index, chain, status)?,
             }
         }
         self.answer_finished(queues)
@@ -206,19 +219,19 @@ fn on_buffers(ram: &Arc<GuestRam>, ranges: &[GuestRange], request: impl FnOnce(H
 }
 
 /// Writes the status into the last byte of the chain and gives that back.
-fn answer(queues: &mut Queues, mut chain: Chain, status: u8) -> Result<(), QueueFault> {
-    if let Some(queue) = queues.queue(REQUEST_QUEUE) {
+fn answer(queues: &mut Queues, index: usize, mut chain: Chain, status: u8) -> Result<(), QueueFault> {
+    if let Some(queue) = queues.queue(index) {
         chain.take_writable(chain.writable_bytes() - 1);
         chain.write(&queue.ram().clone(), &[status]);
     }
     if status != OK {
         chain.forget_written();
     }
-    queues.push(REQUEST_QUEUE, &chain)
+    queues.push(index, &chain)
 }
 
 /// `struct virtio_blk_config` (virtio 1.2 §5.2.4).
-fn config(disk: &Disk<Chain>) -> [u8; CONFIG_SIZE] {
+fn config(disk: &Disk<Asked>, queues: u16) -> [u8; CONFIG_SIZE] {
     let mut config = [0; CONFIG_SIZE];
     let mut put = |at: usize, bytes: &[u8]| config[at..at + bytes.len()].copy_from_slice(bytes);
     put(0, &disk.sectors().to_le_bytes());
@@ -226,6 +239,7 @@ fn config(disk: &Disk<Chain>) -> [u8; CONFIG_SIZE] {
     put(12, &u32::from(QUEUE_SIZE - 2).to_le_bytes());
     put(20, &(SECTOR as u32).to_le_bytes());
     put(24, &[PHYSICAL_BLOCK_EXP]);
+    put(34, &queues.to_le_bytes());
     if !disk.is_read_only() {
         put(36, &DISCARD_MAX.to_le_bytes());
         put(40, &1u32.to_le_bytes()); // ranges of a DISCARD
@@ -243,7 +257,6 @@ mod tests {
     use super::super::function::{ACKNOWLEDGE, DRIVER, DRIVER_OK, FEATURES_OK, VirtioFunction};
     use super::*;
     use crate::arch::layout::MIB;
-    use crate::backend::block::disk::Mode;
     use crate::event_loop::{self, Interest, Waker};
     use crate::memory::map::MemoryMap;
     use std::path::PathBuf;
@@ -275,7 +288,7 @@ mod tests {
 
         fn over(path: PathBuf, mode: Mode) -> Bench {
             let ram = Arc::new(GuestRam::new(&MemoryMap::new(4 * MIB).unwrap()).unwrap());
-            let device = Box::new(Blk::new(Disk::open(&path, mode, QUEUE_SIZE).unwrap(), "a-name"));
+            let device = Box::new(Blk::open(&path, mode, "a-name", 2).unwrap());
             let function = VirtioFunction::new(device, ram.clone(), Waker::new().unwrap()).unwrap();
             let queue = DriverQueue::new(ram.clone(), 0x1000, 16);
             let mut bench = Bench { function, queue, ram, path };
@@ -371,9 +384,34 @@ mod tests {
         let bench = Bench::new(Mode::Write);
         let read = |offset, size| bench.function.read_config(offset, size);
         assert_eq!((read(0, 8), read(12, 4), read(20, 4), read(24, 1)), (SECTORS, 254, 512, 3));
+        assert_eq!(
+            (read(34, 2), bench.function.queue_count(), bench.function.features() & MULTI_QUEUE),
+            (2, 2, MULTI_QUEUE)
+        );
         assert_eq!((read(40, 4), read(52, 4), read(56, 1), read(60, 4)), (1, 1, 1, 0xffff_ffff));
         let bench = Bench::new(Mode::Read);
         assert_eq!(bench.function.features() & (READ_ONLY | DISCARD | WRITE_ZEROES | FLUSH), READ_ONLY | FLUSH);
+    }
+
+    #[test]
+    fn each_queue_has_its_own_answers() {
+        let mut bench = Bench::new(Mode::Write);
+        let mut second = DriverQueue::new(bench.ram.clone(), 0x4000, 16);
+        bench.function.set_status(0);
+        bench.ram.write(0x1000, &[0; 0x4000]).unwrap();
+        bench.function.set_driver_features(bench.function.features() & !(1 << 29));
+        bench.function.set_status(ACKNOWLEDGE | DRIVER | FEATURES_OK);
+        bench.queue = DriverQueue::new(bench.ram.clone(), 0x1000, 16);
+        let setups = [bench.queue.setup(), second.setup()];
+        (0..).zip(setups).for_each(|(index, setup)| bench.function.set_up_queue(index, |queue| *queue = setup));
+        bench.function.set_status(ACKNOWLEDGE | DRIVER | FEATURES_OK | DRIVER_OK);
+        bench.ram.write(HEADER_AT, &[0; 16]).unwrap();
+        let head = second.send(&[(HEADER_AT, 16)], &[(DATA, 512), (STATUS_AT, 1)]);
+        bench.function.serve(Some(1));
+        // The first queue's request waits for the disk, which ends that of the second as well.
+        assert_eq!(bench.ask(request_type::FLUSH, 0, &[], &[]), (OK, 1));
+        bench.function.serve(None);
+        assert_eq!((second.used(), second.used(), bench.queue.used()), (Some((head, 513)), None, None));
     }
 
     #[test]
