@@ -36,22 +36,33 @@ impl Layer {
 
     /// Whether `first` is in the layer, and how many sectors from there on, up to `end`, are where it is.
     pub fn run(&self, first: u64, end: u64) -> (bool, u64) {
-        let here = self.holds(first);
-        let other = (first..end).find(|sector| self.holds(*sector) != here);
-        (here, other.unwrap_or(end) - first)
+        let here = self.word(first) >> (first % 64) & 1 != 0;
+        let mut at = first;
+        while at < end {
+            let others = if here { !self.word(at) } else { self.word(at) } >> (at % 64);
+            let (same, left) = (u64::from(others.trailing_zeros()), 64 - at % 64);
+            at += same.min(left);
+            if same < left {
+                break;
+            }
+        }
+        (here, at.min(end) - first)
     }
 
     /// These sectors have been written to the layer.
     pub fn mark(&mut self, sectors: Range<u64>) {
-        for sector in sectors {
-            let page = self.written.entry(sector / PAGE_SECTORS).or_insert_with(|| Box::new([0; WORDS]));
-            page[(sector % PAGE_SECTORS / 64) as usize] |= 1 << (sector % 64);
+        let mut at = sectors.start;
+        while at < sectors.end {
+            let count = (64 - at % 64).min(sectors.end - at);
+            let page = self.written.entry(at / PAGE_SECTORS).or_insert_with(|| Box::new([0; WORDS]));
+            page[(at % PAGE_SECTORS / 64) as usize] |= u64::MAX >> (64 - count) << (at % 64);
+            at += count;
         }
     }
 
-    fn holds(&self, sector: u64) -> bool {
-        let page = self.written.get(&(sector / PAGE_SECTORS));
-        page.is_some_and(|page| page[(sector % PAGE_SECTORS / 64) as usize] & 1 << (sector % 64) != 0)
+    /// The bits of the 64 sectors around this one.
+    fn word(&self, sector: u64) -> u64 {
+        self.written.get(&(sector / PAGE_SECTORS)).map_or(0, |page| page[(sector % PAGE_SECTORS / 64) as usize])
     }
 }
 
@@ -85,6 +96,11 @@ mod tests {
         layer.mark(PAGE_SECTORS - 1..PAGE_SECTORS + 1);
         assert_eq!((layer.run(0, 100), layer.run(10, 100), layer.run(12, 100)), ((false, 10), (true, 2), (false, 88)));
         assert_eq!(layer.run(11, 12), (true, 1));
+        layer.mark(128..64 * 5 + 1);
+        assert_eq!(
+            (layer.run(12, 1000), layer.run(128, 1000), layer.run(200, 210)),
+            ((false, 116), (true, 193), (true, 10))
+        );
         assert_eq!(layer.run(PAGE_SECTORS - 1, 1 << 20), (true, 2));
         assert_eq!(layer.file.metadata().unwrap().len(), 512 << 20);
     }
