@@ -1,0 +1,170 @@
+//! Disks under a hostile driver: chains and descriptors of any form, in any order. Each ends in an answer or in DEVICE_NEEDS_RESET, never
+//! in a hang; the file keeps its size, and its content where it is not to be written; after all of it a good request is done.
+
+#![no_main]
+
+use arbitrary::Arbitrary;
+use hostel::arch::layout::MIB;
+use hostel::backend::block::disk::Mode;
+use hostel::event_loop::{self, Interest, Waker};
+use hostel::memory::map::MemoryMap;
+use hostel::memory::ram::GuestRam;
+use hostel::virtio::blk::Blk;
+use hostel::virtio::driver::{Descriptor, DriverQueue};
+use hostel::virtio::function::{ACKNOWLEDGE, DRIVER, DRIVER_OK, FEATURES_OK, NEEDS_RESET, VirtioFunction};
+use libfuzzer_sys::fuzz_target;
+use std::path::PathBuf;
+use std::sync::{Arc, OnceLock};
+use std::time::Duration;
+
+const RINGS: u64 = 0x1000;
+const ENTRIES: u16 = 16;
+const HEADER: u64 = 0x8000;
+const SIZE: usize = 512 * 64;
+/// Longer than a request of any form takes.
+const HANG: Duration = Duration::from_secs(8);
+
+#[derive(Arbitrary, Debug)]
+enum Step {
+    /// A request: its type among those that there are, or any; its sector near an end of the disk, or any; its buffers by page and length.
+    Request {
+        kind: u8,
+        sector: u8,
+        readable: Vec<(u8, u16)>,
+        writable: Vec<(u8, u16)>,
+    },
+    /// The range of a DISCARD or WRITE_ZEROES.
+    Range {
+        discard: bool,
+        sector: u8,
+        count: u32,
+        flags: u8,
+    },
+    /// A descriptor as it comes, made available.
+    Descriptor {
+        index: u8,
+        address: u64,
+        length: u32,
+        flags: u16,
+        next: u16,
+    },
+    Available(u16),
+    Reset {
+        features: u64,
+    },
+}
+
+#[derive(Arbitrary, Debug)]
+struct Input {
+    mode: u8,
+    steps: Vec<Step>,
+}
+
+/// The device and its driver.
+struct Bench {
+    function: VirtioFunction,
+    queue: DriverQueue,
+    ram: Arc<GuestRam>,
+}
+
+impl Bench {
+    fn drive(&mut self, features: u64) {
+        self.function.set_status(0);
+        self.ram.write(RINGS, &[0; 0x1000]).expect("it is RAM");
+        self.queue = DriverQueue::new(self.ram.clone(), RINGS, ENTRIES);
+        let setup = self.queue.setup();
+        self.function.set_driver_features(self.function.features() & (features | 1 << 32));
+        self.function.set_status(ACKNOWLEDGE | DRIVER | FEATURES_OK);
+        self.function.set_up_queue(0, |queue| *queue = setup);
+        self.function.set_status(ACKNOWLEDGE | DRIVER | FEATURES_OK | DRIVER_OK);
+    }
+
+    /// Serves until a chain is used or the device needs a reset.
+    fn answered(&mut self) {
+        self.function.serve(Some(0));
+        while self.function.status() & NEEDS_RESET == 0 && self.queue.used().is_none() {
+            let waits = self.function.waits_for();
+            let interests = waits.iter().map(|wait| Interest { token: wait.queue, fd: wait.fd, output: false });
+            let ready = event_loop::wait(&interests.collect::<Vec<_>>(), Some(HANG)).expect("it can be waited for");
+            assert!(!ready.is_empty(), "a request hangs");
+            ready.into_iter().for_each(|what| self.function.serve(what));
+        }
+    }
+
+    fn request(&mut self, kind: u32, sector: u64, readable: &[(u64, u32)], writable: &[(u64, u32)]) {
+        let header = [&kind.to_le_bytes()[..], &[0; 4], &sector.to_le_bytes()].concat();
+        self.ram.write(HEADER, &header).expect("it is RAM");
+        self.queue.send(&[&[(HEADER, 16)], readable].concat(), writable);
+        self.answered();
+    }
+
+    fn step(&mut self, step: &Step) {
+        let place = |sector: u8| match sector {
+            0..96 => sector.into(),
+            96..128 => u64::MAX - u64::from(sector),
+            _ => 1 << (sector % 64),
+        };
+        match step {
+            Step::Request { kind, sector, readable, writable } => {
+                let kind = [0, 1, 4, 8, 11, 13, 0, u32::from(*kind)][usize::from(kind % 8)];
+                let buffers = |list: &[(u8, u16)]| -> Vec<_> {
+                    list.iter()
+                        .take(6)
+                        .map(|(page, size)| (0x1_0000 + u64::from(*page) * 512, (*size).into()))
+                        .collect()
+                };
+                self.request(kind, place(*sector), &buffers(readable), &buffers(writable));
+            }
+            Step::Range { discard, sector, count, flags } => {
+                let range = [&place(*sector).to_le_bytes()[..], &count.to_le_bytes(), &[*flags, 0, 0, 0]].concat();
+                self.ram.write(0x9000, &range).expect("it is RAM");
+                self.request(if *discard { 11 } else { 13 }, 0, &[(0x9000, 16)], &[(0xa000, 1)]);
+            }
+            Step::Descriptor { index, address, length, flags, next } => {
+                let index = u16::from(*index) % ENTRIES;
+                let (address, length, flags, next) = (*address, *length, *flags, *next);
+                self.queue.write_descriptor(index, Descriptor { address, length, flags, next });
+                self.queue.offer(index);
+                self.answered();
+            }
+            // A jump may make any number of chains available: what comes of them is not waited for.
+            Step::Available(index) => {
+                self.queue.set_available(*index);
+                self.function.serve(Some(0));
+                self.drive(u64::MAX);
+            }
+            Step::Reset { features } => self.drive(*features),
+        }
+        if self.function.status() & NEEDS_RESET != 0 {
+            self.drive(u64::MAX);
+        }
+    }
+}
+
+/// In memory: a flush to a busy disk can take longer than [`HANG`].
+fn path() -> &'static PathBuf {
+    static PATH: OnceLock<PathBuf> = OnceLock::new();
+    PATH.get_or_init(|| format!("/dev/shm/hostel-fuzz-blk-{}", std::process::id()).into())
+}
+
+fuzz_target!(|input: Input| {
+    std::fs::write(path(), [0xdd; SIZE]).expect("the directory takes a file");
+    let mode = [Mode::Write, Mode::Read, Mode::Overlay][usize::from(input.mode % 3)];
+    let ram = Arc::new(GuestRam::new(&MemoryMap::new(MIB).expect("a size")).expect("RAM"));
+    let device = Box::new(Blk::open(path(), mode, "fuzz", 1).expect("it is a disk"));
+    let function = VirtioFunction::new(device, ram.clone(), Waker::new().expect("a waker")).expect("kicks");
+    let queue = DriverQueue::new(ram.clone(), RINGS, ENTRIES);
+    let mut bench = Bench { function, queue, ram };
+    bench.drive(u64::MAX);
+    input.steps.iter().take(64).for_each(|step| bench.step(step));
+
+    bench.drive(u64::MAX);
+    bench.request(0, 63, &[], &[(0x1_0000, 512), (0xa000, 1)]);
+    let mut status = [0xee];
+    bench.ram.read(0xa000, &mut status).expect("it is RAM");
+    assert_eq!((status, bench.function.status()), ([0], 15), "a good request is done");
+    let content = std::fs::read(path()).expect("it is there");
+    assert_eq!(content.len(), SIZE);
+    assert!(mode == Mode::Write || content.iter().all(|byte| *byte == 0xdd), "it was not to be written");
+    std::fs::remove_file(path()).expect("it is there");
+});
