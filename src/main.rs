@@ -8,6 +8,7 @@ use hostel::cli::{self, Cli, Verb};
 use hostel::config::{RunConfig, TraceConfig};
 use hostel::debug::explain::{table, text};
 use hostel::doctor::examine::examine;
+use hostel::machine::console::say;
 use hostel::machine::outcome::{HOST_ERROR, Outcome, USAGE};
 use hostel::machine::phases::now_us;
 use hostel::machine::{build, run};
@@ -35,7 +36,7 @@ fn main() {
     };
     // No destructor of a machine runs: the kernel takes it apart faster than we could.
     exit(status.unwrap_or_else(|error| {
-        eprintln!("hostel: {error:#}");
+        say(&format!("{error:#}"));
         HOST_ERROR
     }))
 }
@@ -71,7 +72,7 @@ fn explain(name: &str) -> anyhow::Result<i32> {
         }
         Err(similar) => {
             let hint = if similar.is_empty() { String::new() } else { format!(", but {}", similar.join(", ")) };
-            eprintln!("hostel: explain {name}: no exit or instruction of that name{hint}; `hostel explain` lists all");
+            say(&format!("explain {name}: no exit or instruction of that name{hint}; `hostel explain` lists all"));
             Ok(USAGE)
         }
     }

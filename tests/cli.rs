@@ -352,3 +352,15 @@ fn help_and_version_go_to_standard_output() {
     narrow.args(["run", "-h"]).env("COLUMNS", "80");
     assert_eq!(finish(narrow, "").status, 0);
 }
+
+#[test]
+fn an_error_that_nobody_reads_keeps_its_status() {
+    for (arguments, status) in
+        [(&["explain", "no-such-thing"][..], 2), (&["run", "--dry-run", "/no/such/file"], 10), (&["fly"], 2)]
+    {
+        let (reader, writer) = std::io::pipe().unwrap();
+        drop(reader);
+        let ended = Command::new(PROGRAM).args(arguments).stderr(writer).status().unwrap();
+        assert_eq!(ended.code(), Some(status), "{arguments:?}");
+    }
+}
