@@ -25,7 +25,7 @@ const MANGLED_MAX: usize = 1024;
 /// Code addresses and their names.
 #[derive(Clone, Debug, Default)]
 pub struct Symbols {
-    /// Ascending by address: address, and where its name begins in `names`.
+    /// Ascending by address: address, and where its name begins in `names`; code ends where a name is empty.
     entries: Vec<(u64, u32)>,
     /// Names, each ended by a zero byte.
     names: Vec<u8>,
@@ -56,6 +56,9 @@ impl Symbols {
         let offset = address - start;
         let name = self.names.get(name as usize..)?.split(|&byte| byte == 0).next()?;
         let name = String::from_utf8_lossy(&name[..name.len().min(MANGLED_MAX)]);
+        if name.is_empty() {
+            return None;
+        }
         // Without the hash that a Rust name ends with.
         let name = format!("{:#}", rustc_demangle::demangle(&name));
         (offset < SPAN_MAX).then(|| (name.chars().filter(|c| !c.is_control()).take(NAME_MAX).collect(), offset))
@@ -103,6 +106,7 @@ struct Elf<'a> {
 struct Section {
     kind: u64,
     flags: u64,
+    address: u64,
     offset: u64,
     size: u64,
     link: u64,
@@ -127,12 +131,13 @@ impl<'a> Elf<'a> {
         }
         let headers = image.read(table, count * entry_size)?;
         let section = |header: &[u8]| {
-            let address = |at_32, at_64| if class_64 { number(header, at_64, 8) } else { number(header, at_32, 4) };
+            let word = |at_32, at_64| if class_64 { number(header, at_64, 8) } else { number(header, at_32, 4) };
             Section {
                 kind: number(header, 4, 4),
-                flags: address(8, 8),
-                offset: address(16, 24),
-                size: address(20, 32),
+                flags: word(8, 8),
+                address: word(12, 16),
+                offset: word(16, 24),
+                size: word(20, 32),
                 link: number(header, if class_64 { 40 } else { 24 }, 4),
             }
         };
@@ -159,8 +164,15 @@ impl<'a> Elf<'a> {
             let named = names.get(name as usize).is_some_and(|&first| first != 0);
             (named && is_code(section)).then_some((address, name))
         };
-        let entries = table.chunks_exact(if self.class_64 { 24 } else { 16 }).filter_map(entry).collect();
-        Ok(Some(Symbols::sorted(entries, names)))
+        // Offset 0 of a string table is the empty name. Before the symbols: one that begins where a section ends stays known.
+        let code = self.sections.iter().filter(|section| section.flags & FLAG_EXECUTABLE != 0);
+        let ends = code.map(|section| (section.address.saturating_add(section.size), 0));
+        let symbols = table.chunks_exact(if self.class_64 { 24 } else { 16 }).filter_map(entry);
+        let (entries, ends): (Vec<_>, Vec<_>) = (symbols.collect(), ends.collect());
+        if entries.is_empty() {
+            return Ok(None);
+        }
+        Ok(Some(Symbols::sorted([ends, entries].concat(), names)))
     }
 }
 
@@ -212,7 +224,8 @@ ffffffff810000zz T bad
         assert_eq!(main.unwrap().1, 0);
         let symbols = Symbols::read(&Image::from_bytes("small", &small_elf_32())).unwrap();
         assert_eq!(symbols.describe(0x10_0004).unwrap(), "go+0x4");
-        assert_eq!(symbols.entries.len(), 1, "data has no name here");
+        assert_eq!(symbols.describe(0x10_0010), None, "behind the code");
+        assert_eq!(symbols.describe(0x20_0000), None, "data has no name here");
     }
 
     /// 32-bit: null section, `.text`, the symbol table, its strings; two symbols, in `.text` and in none.
@@ -223,12 +236,13 @@ ffffffff810000zz T bad
         file[46] = 40;
         file[48] = 4;
         let mut section = |kind: u32, flags: u32, offset: u32, size: u32, link: u32| {
-            for word in [0, kind, flags, 0, offset, size, link, 0, 0, 0] {
+            let address = if flags == 4 { 0x10_0000 } else { 0 };
+            for word in [0, kind, flags, address, offset, size, link, 0, 0, 0] {
                 file.extend(word.to_le_bytes());
             }
         };
         section(0, 0, 0, 0, 0);
-        section(1, 4, 0, 0, 0);
+        section(1, 4, 0, 16, 0);
         section(2, 0, 52 + 160, 32, 3);
         section(3, 0, 52 + 160 + 32, 9, 0);
         for (name, value, section) in [(1u32, 0x10_0000u32, 1u16), (4, 0x20_0000, 0)] {
