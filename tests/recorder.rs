@@ -159,7 +159,7 @@ fn milestones_are_told_in_the_order_of_time() {
     let run = hostel(&["trace", "--milestones", "shell"], "out 0x80 1\npoweroff\n");
     assert_eq!(run.status, 0, "{run:?}");
     let lines: Vec<&str> = run.stderr.lines().skip(1).collect();
-    let names = ["process start", "image loaded", "KVM ready", "first entry", "first serial byte"];
+    let names = ["process start", "memory", "image loaded", "KVM ready", "first entry", "first serial byte"];
     for (line, name) in lines.iter().zip(names) {
         assert!(line.contains(name), "{name}: {}", run.stderr);
     }

@@ -114,9 +114,12 @@ fn a_run_is_slices_of_guest_and_exits_between_milestones() {
     assert_eq!(timeline.named("vCPU 0", "COM1 THR"), console.len());
     assert!(timeline.named("vCPU 0", "guest") >= console.len());
     let names: Vec<_> = timeline.instants.iter().map(|(_, name)| name.as_str()).collect();
-    assert_eq!(names, ["process start", "image loaded", "KVM ready", "first entry", "first serial byte", "end"]);
+    assert_eq!(
+        names,
+        ["process start", "memory", "image loaded", "KVM ready", "first entry", "first serial byte", "end"]
+    );
     let first_byte = timeline.tracks["vCPU 0"].iter().find(|slice| slice.name == "COM1 THR").unwrap();
-    assert_eq!((first_byte.from, first_byte.kind.as_str()), (timeline.instants[4].0, "pio-write"));
+    assert_eq!((first_byte.from, first_byte.kind.as_str()), (timeline.instants[5].0, "pio-write"));
     assert_eq!(timeline.facts["Hostel"], env!("CARGO_PKG_VERSION"));
     assert_eq!((timeline.facts["image"].as_str(), timeline.facts["exits that are missing"].as_str()), ("hello", "0"));
 }

@@ -24,6 +24,8 @@ pub struct Traced<'a> {
 pub enum Milestone {
     /// The program's own code begins; the time 0.
     ProcessStart,
+    /// RAM is mapped, and empty.
+    RamMapped,
     /// The image is in RAM.
     ImageLoaded,
     /// The virtual machine and its vCPUs exist.
@@ -45,6 +47,7 @@ impl Milestone {
     pub fn name(self) -> &'static str {
         match self {
             Milestone::ProcessStart => "process start",
+            Milestone::RamMapped => "memory",
             Milestone::ImageLoaded => "image loaded",
             Milestone::KvmReady => "KVM ready",
             Milestone::FirstEntry => "first entry",

@@ -4,6 +4,7 @@
 use super::devices::{self, Host, Wired};
 use super::io::MachineIo;
 use super::notices::{Note, Notices};
+use super::phases::now_us;
 use crate::arch::cpuid;
 use crate::arch::irqchip::Irqchip;
 use crate::arch::layout::{ACPI_TABLES, MIB};
@@ -62,6 +63,8 @@ pub struct Blueprint {
     pub map: MemoryMap,
     /// RAM, with everything in it.
     pub ram: Arc<GuestRam>,
+    /// When it was mapped, as [`super::phases::Phases`] have it.
+    pub ram_mapped_us: u64,
     /// What was written where, and the entry state.
     pub loaded: Loaded,
     /// The command line.
@@ -155,6 +158,7 @@ pub fn prepare(config: &RunConfig) -> Result<Blueprint, BuildError> {
     }
     let map = config.machine.mem.clone();
     let ram = Arc::new(GuestRam::new(&map)?);
+    let ram_mapped_us = now_us();
     let nodes = devices::nodes(irqchip, &config.devices);
     let tables = if irqchip == Irqchip::None { Vec::new() } else { acpi::tables(cpus, irqchip, &nodes) };
     for table in &tables {
@@ -206,6 +210,7 @@ pub fn prepare(config: &RunConfig) -> Result<Blueprint, BuildError> {
         irqchip,
         map,
         ram,
+        ram_mapped_us,
         loaded,
         cmdline,
         ends_on_panic,

@@ -39,6 +39,7 @@ pub struct Tracing {
     /// Of KVM calls.
     calls: Option<Arc<KvmCalls>>,
     msrs: Option<MsrFilter>,
+    ram_mapped_us: u64,
     /// What the reports say of the machine; they add what they say of the host.
     machine: Vec<(&'static str, String)>,
 }
@@ -99,7 +100,14 @@ impl Tracing {
         let exits = if sinks.is_empty() { None } else { Some(Trace::start(clock, sinks, Symbols::clone(names))) };
         let exits = exits.transpose().map_err(TracingError::Thread)?;
         let msrs = trace.and_then(|config| config.msr.clone());
-        Ok(Some(Tracing { exits, steps, calls, msrs, machine: facts::of_machine(blueprint) }))
+        Ok(Some(Tracing {
+            exits,
+            steps,
+            calls,
+            msrs,
+            ram_mapped_us: blueprint.ram_mapped_us,
+            machine: facts::of_machine(blueprint),
+        }))
     }
 
     /// What is to be watched of the machine besides its exits.
@@ -133,6 +141,7 @@ impl Tracing {
         let Phases { process_start, load, kvm, first_entry, guest } = run.phases;
         let milestones = [
             (Milestone::ProcessStart, process_start),
+            (Milestone::RamMapped, self.ram_mapped_us),
             (Milestone::ImageLoaded, load),
             (Milestone::KvmReady, kvm),
             (Milestone::FirstEntry, first_entry),
