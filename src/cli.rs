@@ -2,12 +2,14 @@
 
 use crate::backend::net_switch::is_name;
 use crate::bench::report::Part;
-use crate::config::{IrqchipChoice, RunConfig, ScriptStep, TraceConfig};
+use crate::config::{IrqchipChoice, ReportChoice, RunConfig, ScriptStep, TraceConfig};
 use crate::machine::{console, trace_shown, virtio};
 use clap::error::ErrorKind;
 use clap::{ArgMatches, Args, Command, CommandFactory, FromArgMatches, Parser, Subcommand};
 use clap_complete::Shell;
 use std::ffi::OsString;
+use std::fmt::Display;
+use std::path::{Path, PathBuf};
 
 /// Hosted virtual machine monitor for Linux KVM: boots guests, tests them, and explains what it does
 #[derive(Debug, Parser)]
@@ -114,7 +116,7 @@ impl Cli {
         let matches = RunConfig::augment_args(command).try_get_matches_from(arguments).ok()?;
         let mut config = Box::new(RunConfig::from_arg_matches(&matches).ok()?);
         config.console.script = script(&matches);
-        check(&config).ok()?;
+        check("run", &config).ok()?;
         Some(Cli { verb: Verb::Run(config) })
     }
 
@@ -125,15 +127,35 @@ impl Cli {
             Verb::Trace(config) => &mut config.run,
             _ => return Ok(cli),
         };
-        if let Some((_, options)) = matches.subcommand() {
+        if let Some((verb, options)) = matches.subcommand() {
             config.console.script = script(options);
-            check(config)?;
+            check(verb, config)?;
         }
         if let Verb::Trace(trace) = &cli.verb {
-            trace_shown::filter(trace).map_err(|error| Cli::command().error(ErrorKind::InvalidValue, error))?;
+            trace_shown::filter(trace).map_err(|error| mistake("trace", ErrorKind::InvalidValue, error))?;
+            if let Some(path) = written_twice(trace) {
+                let text = format!("{} is to be written by two options", path.display());
+                return Err(mistake("trace", ErrorKind::ArgumentConflict, text));
+            }
         }
         Ok(cli)
     }
+}
+
+/// An error of `verb`'s options, with its usage.
+fn mistake(verb: &str, kind: ErrorKind, text: impl Display) -> clap::Error {
+    let mut command = Cli::command();
+    command.build();
+    command.find_subcommand_mut(verb).expect("a verb that was parsed").error(kind, text)
+}
+
+/// A file that two options of a trace write. What is in /dev may be (`/dev/null`).
+fn written_twice(trace: &TraceConfig) -> Option<&Path> {
+    let reports = trace.run.ends.report.iter().map(|(ReportChoice::Html(path) | ReportChoice::Junit(path))| path);
+    let single = [&trace.output, &trace.export, &trace.golden, &trace.run.ends.result];
+    let mut paths: Vec<&Path> = single.into_iter().flatten().chain(reports).map(PathBuf::as_path).collect();
+    paths.sort_unstable();
+    paths.windows(2).find(|pair| pair[0] == pair[1] && !pair[0].starts_with("/dev")).map(|pair| pair[0])
 }
 
 fn switch_name(text: &str) -> Result<String, String> {
@@ -154,8 +176,8 @@ fn script(run: &ArgMatches) -> Vec<ScriptStep> {
 }
 
 /// What no single option can tell.
-fn check(config: &RunConfig) -> Result<(), clap::Error> {
-    let wrong = |text: &str| Err(Cli::command().error(ErrorKind::ArgumentConflict, text));
+fn check(verb: &str, config: &RunConfig) -> Result<(), clap::Error> {
+    let wrong = |text: &str| Err(mistake(verb, ErrorKind::ArgumentConflict, text));
     if matches!(config.console.script.first(), Some(ScriptStep::Send(_))) {
         return wrong("--send types when the --expect before it has matched: put an --expect first");
     }
@@ -170,7 +192,7 @@ fn check(config: &RunConfig) -> Result<(), clap::Error> {
         return wrong(&format!("{devices} virtio devices: this transport has room for {most}"));
     }
     if !config.console.script.is_empty() || !config.console.reject.is_empty() {
-        console::watcher(config, false).map_err(|error| Cli::command().error(ErrorKind::ValueValidation, error))?;
+        console::watcher(config, false).map_err(|error| mistake(verb, ErrorKind::ValueValidation, error))?;
     }
     Ok(())
 }
@@ -191,6 +213,8 @@ pub fn manual() -> std::io::Result<Vec<u8>> {
     let mut command = Cli::command();
     command.build();
     clap_mangen::Man::new(command.clone()).render(&mut page)?;
+    // Its lines are laid out by hand: roff is not to fill them.
+    let mut page = String::from_utf8_lossy(&page).replace(".SH EXTRA\n", ".SH \"EXIT STATUS\"\n.nf\n").into_bytes();
     for verb in command.get_subcommands().filter(|verb| verb.get_name() != "help") {
         page.extend(format!(".SH \"HOSTEL {}\"\n", verb.get_name().to_uppercase()).bytes());
         let verb = clap_mangen::Man::new(verb.clone());
@@ -265,6 +289,7 @@ mod tests {
             &["trace", "--only", "ioctl"],
             &["trace", "--device", "COM9"],
             &["trace", "--vcpu", "16"],
+            &["trace", "--export", "a", "--report", "html:a"],
             &["run", "--disk", "a,rw"],
             &[["run", "--transport=mmio"].as_slice(), &["--disk=a"; 9]].concat(),
             &["fly"],
@@ -278,6 +303,7 @@ mod tests {
     fn the_manual_and_the_completions_know_every_option() {
         let page = manual().unwrap();
         let page = String::from_utf8(page).unwrap().replace("\\-", "-");
+        assert!(page.contains(".SH \"EXIT STATUS\"\n.nf\n"), "a table that is not filled");
         let script = String::from_utf8(completions(Shell::Bash)).unwrap();
         let command = Cli::command();
         let run = command.find_subcommand("run").unwrap();

@@ -173,7 +173,17 @@ fn a_trace_goes_to_a_file_and_its_summary_to_standard_error() {
     assert_eq!(summary["exits"], 84, "{summary:#}");
     assert_eq!(summary["hottest"][0]["instruction"], "out dx, al", "{summary:#}");
 
+    let finished = trace(&["hello", "--only", "mmio"]);
+    assert_eq!(finished.stderr, "none of 84 exits is one of those asked for\n");
+    let finished = trace(&["hello", "--vcpu", "1"]);
+    assert_eq!((finished.status, finished.stdout.as_str()), (2, ""), "{finished:#?}");
+
     let nowhere = scratch.join("no/such/directory");
+    let finished = trace(&["hello", "--golden", &nowhere, "--bless"]);
+    assert_eq!(
+        finished.stderr,
+        format!("hostel: write the trace: {nowhere}: No such file or directory (os error 2)\n")
+    );
     let finished = trace(&["hello", "--output", &nowhere]);
     assert_eq!((finished.status, finished.stdout.as_str()), (10, ""));
     assert_eq!(finished.stderr, format!("hostel: create {nowhere}: No such file or directory (os error 2)\n"));

@@ -94,6 +94,7 @@ impl Golden {
             file.bless(vcpu, steps.get(&vcpu).map_or(&[], Vec::as_slice));
         }
         fs::write(&self.path, file.to_string())
+            .map_err(|error| io::Error::new(error.kind(), format!("{}: {error}", self.path.display())))
     }
 
     /// What differs, in lines; empty: nothing.

@@ -42,6 +42,8 @@ pub struct Lines {
     colour: bool,
     line: Columns,
     has_header: bool,
+    /// Exits that do not pass.
+    hidden: u64,
     explained: Option<FirstSeen>,
     quiet_since: Option<Instant>,
 }
@@ -50,7 +52,7 @@ impl Lines {
     /// Lines to `out` of the exits that pass `filter`; `colour` is for terminals.
     pub fn new(out: Box<dyn Write + Send>, filter: Filter, folding: Folding, colour: bool) -> Lines {
         let (fold, line) = (Fold::new(folding), Columns::default());
-        Lines { out, filter, fold, colour, line, has_header: false, explained: None, quiet_since: None }
+        Lines { out, filter, fold, colour, line, has_header: false, hidden: 0, explained: None, quiet_since: None }
     }
 
     /// Before the first line of each kind of exit, one that explains it.
@@ -77,6 +79,7 @@ impl Lines {
 impl TraceSink for Lines {
     fn exit(&mut self, exit: &Traced) -> io::Result<()> {
         if !self.filter.passes(exit.event) {
+            self.hidden += 1;
             return Ok(());
         }
         self.quiet_since = None;
@@ -95,6 +98,10 @@ impl TraceSink for Lines {
     fn finish(&mut self, end: &TraceEnd) -> io::Result<Verdict> {
         let last = self.fold.end();
         self.show(last)?;
+        if self.hidden > 0 && !self.has_header {
+            let note = format!("none of {} exits is one of those asked for\n", self.hidden);
+            self.out.write_all(note.as_bytes())?;
+        }
         if end.dropped > 0 {
             let note = format!("{} exits are missing here: the trace fell behind\n", end.dropped);
             self.out.write_all(note.as_bytes())?;

@@ -89,6 +89,12 @@ impl Tracing {
         names: &Names,
         process_start_us: u64,
     ) -> Result<Option<Tracing>, TracingError> {
+        if let Some(vcpu) = trace.and_then(|trace| trace.vcpu.iter().find(|vcpu| **vcpu >= blueprint.cpus)) {
+            return Err(TracingError::Filter(format!(
+                "--vcpu {vcpu}: the last vCPU of this machine is {}",
+                blueprint.cpus - 1
+            )));
+        }
         let steps = trace.map(|trace| trace_shown::steps(trace, names)).transpose()?.flatten();
         let sinks = if steps.is_some() { Vec::new() } else { sinks(run, trace)? };
         let clock = TraceClock::starting_at((now_us() - process_start_us) * 1000);
