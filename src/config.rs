@@ -157,8 +157,8 @@ pub struct MachineConfig {
 /// What the machine has of the host.
 #[derive(Args, Clone, Debug)]
 pub struct DevicesConfig {
-    /// A virtio disk: PATH[,ro][,overlay][,id=NAME], a raw image file or a block device; repeatable. With ro it is only read, with
-    /// overlay what the guest writes is gone at the end
+    /// A virtio disk, a raw image file or a block device: PATH, with ,ro (only read), ,overlay (what the guest writes is gone at the
+    /// end) and ,id=NAME; repeatable
     #[arg(long, value_name = "PATH", value_parser = parse_disk, help_heading = "Devices")]
     pub disk: Vec<DiskChoice>,
 

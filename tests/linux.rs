@@ -107,6 +107,17 @@ fn reboot_and_halt_end_with_0() {
     }
 }
 
+/// What waits since before the guest's first instruction outlives the set-up of the kernel's driver, the end included.
+#[test]
+fn piped_input_and_its_end_reach_the_prompt() {
+    let Some(kernel) = lab_kernel() else { return };
+    for (input, answer) in [("", "hostel# "), ("nproc\n", "hostel# 1")] {
+        let run = hostel(&["run", &kernel, "--timeout", "240s", "--cmdline", "quiet"], input);
+        assert_eq!(run.status, 0, "{input:?}: {run:?}");
+        assert!(run.stdout.contains(answer), "{input:?}: {run:?}");
+    }
+}
+
 /// Typed at the prompt: each line when the one before has been answered.
 #[test]
 fn the_prompt_answers() {

@@ -43,7 +43,7 @@ fn a_crash_shows_the_last_exits_folded_with_registers_and_instructions() {
         text.contains(" COM1 THR ") && text.contains(" out dx, al (guest::serial::") && text.ends_with("  x 5"),
         "{said}"
     );
-    assert!(exits.lines().last().unwrap().starts_with("     0.000000 shutdown "), "{said}");
+    assert!(exits.lines().last().unwrap().starts_with("     0.000000 shutdown"), "{said}");
     assert!(exits.lines().count() < 20, "strings are folded: {said}");
     if has_registers(said) {
         assert!(said.contains("; there is no handler: the IDT's limit 0x0 has no room for #UD.\n"), "{said}");

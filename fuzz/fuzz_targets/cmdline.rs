@@ -30,6 +30,7 @@ struct Input<'a> {
     guest: Guest,
     linux_defaults: bool,
     linux: bool,
+    pci: bool,
     user: &'a str,
     arguments: Vec<String>,
     repeat: Knob<u8>,
@@ -53,9 +54,9 @@ impl Guest {
 }
 
 fuzz_target!(|input: Input| {
-    let Input { guest, linux_defaults, linux, user, arguments, repeat } = input;
+    let Input { guest, linux_defaults, linux, pci, user, arguments, repeat } = input;
     let user = user.repeat(usize::from(repeat.or(1)));
-    let words = Words { linux_defaults, linux, user: &user, arguments: &arguments };
+    let words = Words { linux_defaults, linux, pci, user: &user, arguments: &arguments };
     let text = words.join();
     check_order(&text, &words);
 

@@ -57,7 +57,7 @@ pub struct Recorded {
     pub ago_ns: u64,
     /// RIP as the exit left it, relative to CS; `None` where KVM does not sync registers.
     pub rip: Option<u64>,
-    /// Why the guest stopped; without the code bytes of [`Failure::Emulation`].
+    /// Why the guest stopped; without the code bytes of `Failure::Emulation`.
     pub exit: Exit,
     /// What it got back; `None` where its run ended.
     pub reply: Option<Reply>,

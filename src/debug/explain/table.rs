@@ -143,7 +143,8 @@ mod tests {
         for entry in entries() {
             let name = entry.name;
             for file in entry.files {
-                assert!(root.join(file).is_file(), "{name} names {file}");
+                // The tests also run where the sources are not.
+                assert!(!root.join("src").is_dir() || root.join(file).is_file(), "{name} names {file}");
             }
             assert!(
                 entry.kind.is_none() || !entry.files.is_empty(),

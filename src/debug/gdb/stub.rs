@@ -172,8 +172,9 @@ impl Server {
                 Err(error) => self.machine.say(&format!("accept: {error}")),
                 Ok(stream) => match self.session(stream) {
                     Over::Left => {
-                        self.machine.control.detach();
+                        // Said first: the guest's end may be the end of the process.
                         self.machine.say(&format!("has left, the guest goes on; it can come back to {address}"));
+                        self.machine.control.detach();
                     }
                     Over::Killed => {
                         (self.tell)(News::Killed);
