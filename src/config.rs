@@ -104,8 +104,9 @@ pub struct TraceConfig {
     #[arg(long, help_heading = "Trace")]
     pub summary: bool,
 
-    /// Show at the end when the run reached each milestone, from the process's start over the first entry, byte and interrupt to a
-    /// mark (a write to port 0x80 or 0xe9), on standard error; exits are shown beside it only with --output
+    /// Show at the end when the run reached each milestone, from the process's start over the first entry, byte and interrupt (a
+    /// level-triggered one, at its end) to a mark (a write to port 0x80 or 0xe9), on standard error; exits are shown beside it only
+    /// with --output
     #[arg(long, help_heading = "Trace")]
     pub milestones: bool,
 

@@ -255,7 +255,7 @@ fn filtered_registers_are_shown_and_their_accesses_still_work() {
     assert!(!plain.stderr.contains("EFER") && !plain.stderr.contains("0xc0000080"), "{plain:#?}");
     let filtered = trace(&["faults", "--only", "msr", "--msr", "efer,0x12345678"]);
     assert_eq!((filtered.status, &filtered.stdout), (plain.status, &plain.stdout), "{filtered:#?}");
-    for shown in ["msr-write    MSR 0xc0000080", "msr-read     MSR 0x12345678           #GP"] {
+    for shown in ["msr-write    MSR 0xc0000080 IA32_EFER", "msr-read     MSR 0x12345678           #GP"] {
         assert!(filtered.stderr.contains(shown), "{shown}: {filtered:#?}");
     }
 }

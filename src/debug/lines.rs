@@ -10,6 +10,7 @@ use super::explain::first_seen::FirstSeen;
 use super::filter::Filter;
 use super::fold::{Fold, Folding, Run};
 use super::sink::{TraceEnd, TraceSink, Traced, Verdict};
+use crate::arch::msr;
 use crate::kvm::exit::{Exit, Reply};
 use std::fmt::{self, Write as _};
 use std::io::{self, Write};
@@ -166,6 +167,10 @@ fn place(event: &ExitEvent, line: &mut Columns) -> fmt::Result {
         Exit::Hypercall { number } => return write!(line, "number {number:#x}"),
         Exit::SystemEvent { kind } => return write!(line, "KVM_SYSTEM_EVENT {kind}"),
         Exit::Debug { dr6, .. } => return write!(line, "DR6 {dr6:#x}"),
+        Exit::MsrRead { index, .. } | Exit::MsrWrite { index, .. } => {
+            let name = msr::name(index).map_or_else(String::new, |name| format!(" {name}"));
+            return write!(line, "MSR {index:#x}{name}");
+        }
         _ => return line.write_str(&event.target()),
     };
     match event.register {

@@ -120,7 +120,9 @@ pub enum BuildError {
     #[error("set up the virtio devices: {0}")]
     Virtio(#[from] io::Error),
     /// Several vCPUs without LAPICs.
-    #[error("{0} vCPUs without interrupt controllers: nothing could start the others; use --irqchip split")]
+    #[error(
+        "{0} vCPUs without interrupt controllers: nothing could start the others; use --irqchip split, or --cpus 1"
+    )]
     NoStartup(u32),
 }
 
