@@ -289,6 +289,7 @@ mod tests {
             &["trace", "--only", "ioctl"],
             &["trace", "--device", "COM9"],
             &["trace", "--vcpu", "16"],
+            &["trace", "--step", "1", "--explain"],
             &["trace", "--export", "a", "--report", "html:a"],
             &["run", "--disk", "a,rw"],
             &[["run", "--transport=mmio"].as_slice(), &["--disk=a"; 9]].concat(),

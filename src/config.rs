@@ -135,7 +135,7 @@ pub struct TraceConfig {
 
     /// Show the first N instructions instead, each with the registers that it changed, and the exits between them
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u64).range(1..), help_heading = "Trace",
-        conflicts_with_all = ["gdb", "report", "export", "json", "only", "device", "vcpu", "every", "skip_strings", "summary", "milestones", "kvm_calls", "golden", "budget"])]
+        conflicts_with_all = ["gdb", "report", "export", "json", "only", "device", "vcpu", "every", "explain", "skip_strings", "summary", "milestones", "kvm_calls", "golden", "budget"])]
     pub step: Option<u64>,
 }
 
