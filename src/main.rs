@@ -34,7 +34,7 @@ fn main() {
         Verb::Completions { shell } => print(&cli::completions(shell), 0),
         Verb::Man => cli::manual().context("write the manual").and_then(|page| print(&page, 0)),
     };
-    // No destructor of a machine runs: the kernel takes it apart faster than we could.
+    // No destructor runs: the end of the process takes all apart.
     exit(status.unwrap_or_else(|error| {
         say(&format!("{error:#}"));
         HOST_ERROR

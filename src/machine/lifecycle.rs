@@ -363,7 +363,7 @@ impl Control<'_> {
         if let Some(stub) = &mut self.debugger {
             stub.end(outcome.status(self.config.ends.ok_exit));
         }
-        Finished {
+        let finished = Finished {
             outcome,
             ran,
             phases,
@@ -374,7 +374,10 @@ impl Control<'_> {
             ended,
             io,
             console_bytes_lost: self.console.output().lost() + lock(&self.machine.serial).lost(),
-        }
+        };
+        // The end of the process takes a machine apart, and needs nobody to close or unmap it first.
+        std::mem::forget(self.machine);
+        finished
     }
 }
 
