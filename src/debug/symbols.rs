@@ -49,6 +49,12 @@ impl Symbols {
         read().map_err(|problem| problem.of(image.name()))
     }
 
+    /// The symbols that an image brings along: those of an ELF file. None where it is another kind of image, or has none.
+    pub fn of_image(image: &Image) -> Symbols {
+        let is_elf = image.read(0, 4).is_ok_and(|magic| is_elf(&magic));
+        if is_elf { Symbols::read(image).unwrap_or_default() } else { Symbols::default() }
+    }
+
     /// The symbol at or before `address`, and how far before.
     pub fn find(&self, address: u64) -> Option<(String, u64)> {
         let at = self.entries.partition_point(|entry| entry.0 <= address).checked_sub(1)?;
@@ -204,6 +210,12 @@ ffffffff810000zz T bad
         assert_eq!(symbols.describe(0xffff_ffff_8200_0000), None, "too far from code");
         assert_eq!(symbols.describe(0x1000), None);
         assert_eq!(Symbols::default().describe(0), None);
+    }
+
+    #[test]
+    fn an_image_that_is_no_elf_file_brings_no_symbols_along() {
+        let text = Symbols::of_image(&Image::from_bytes("a bzImage", MAP.as_bytes()));
+        assert_eq!(text.describe(0xffff_ffff_8100_0000), None, "whatever its bytes look like");
     }
 
     #[test]

@@ -24,6 +24,6 @@ pub fn names(config: &RunConfig) -> Result<Names, BootError> {
     }
     // An image without names is no error: most have none.
     let image = config.image.clone();
-    let own = move || build::image(image.as_deref()).and_then(|image| Symbols::read(&image)).unwrap_or_default();
+    let own = move || build::image(image.as_deref()).map(|image| Symbols::of_image(&image)).unwrap_or_default();
     Ok(LazyCell::new(Box::new(own)))
 }
