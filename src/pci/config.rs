@@ -3,6 +3,8 @@
 //! Header type 0 with one 64-bit memory BAR and a list of capabilities. Leaves out expansion ROMs, INTx, power management.
 //! Source: PCI 3.0 §6.1 (organization), §6.2.5 (base addresses), §6.7 (capabilities).
 
+use crate::bus::device::read_by_bytes;
+
 /// Bytes of the space.
 pub const SIZE: usize = 256;
 
@@ -94,8 +96,7 @@ impl ConfigSpace {
 
     /// Reads `size` bytes at `offset`; all ones beyond the end.
     pub fn read(&self, offset: usize, size: u8) -> u32 {
-        let byte = |i: usize| self.bytes.get(offset + i).copied().unwrap_or(0xff);
-        (0..usize::from(size.min(4))).fold(0, |value, i| value | u32::from(byte(i)) << (8 * i))
+        read_by_bytes(offset as u64, size.min(4), |at| self.bytes.get(at as usize).copied().unwrap_or(0xff)) as u32
     }
 
     /// The driver writes the low `size` bytes of `value` at `offset`.

@@ -6,6 +6,7 @@
 
 use super::device::{Queues, VirtioDevice};
 use super::queue::{LiveQueue, QueueFault, QueueSetup};
+use crate::bus::device::read_by_bytes;
 use crate::event_loop::Waker;
 use crate::memory::ram::GuestRam;
 use std::os::fd::BorrowedFd;
@@ -69,7 +70,6 @@ pub struct VirtioFunction {
     kicks: Vec<Waker>,
     /// Wakes the thread that waits for this device, when what it waits for has changed.
     changed: Waker,
-    generation: u32,
 }
 
 impl VirtioFunction {
@@ -89,7 +89,6 @@ impl VirtioFunction {
             queues: Queues::default(),
             kicks,
             changed,
-            generation: 0,
         };
         function.reset();
         Ok(function)
@@ -166,11 +165,10 @@ impl VirtioFunction {
 
     /// Reads `size` bytes of the device's configuration; beyond its end, all ones.
     pub fn read_config(&self, offset: u64, size: u8) -> u64 {
-        let byte = |i: u64| {
-            let at = offset.checked_add(i).and_then(|at| usize::try_from(at).ok());
-            at.and_then(|at| self.device.config().get(at).copied()).unwrap_or(0xff)
-        };
-        (0..u64::from(size.min(8))).fold(0, |value, i| value | u64::from(byte(i)) << (8 * i))
+        let config = self.device.config();
+        read_by_bytes(offset, size, |at| {
+            usize::try_from(at).ok().and_then(|at| config.get(at).copied()).unwrap_or(0xff)
+        })
     }
 
     /// Writes the low `size` bytes of `value` to the device's configuration; without effect beyond its end.
@@ -180,11 +178,6 @@ impl VirtioFunction {
         if fits {
             self.device.write_config(offset, bytes);
         }
-    }
-
-    /// Counts changes of the configuration that the driver did not make.
-    pub fn config_generation(&self) -> u32 {
-        self.generation
     }
 
     /// The driver kicks queue `index` by a register, where no ioeventfd took it.

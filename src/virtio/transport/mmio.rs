@@ -97,9 +97,9 @@ impl MmioTransport {
             0x44 => function.queue_setup(self.queue_select).enabled.into(),
             0x60 => self.wire.status.load(Ordering::SeqCst),
             0x70 => function.status().into(),
-            0xfc => function.config_generation(),
             // Registers that are only written, and those of shared memory regions, which no device has (length -1).
             0xb0..=0xbc => u32::MAX,
+            // Also the configuration's generation: none changes by itself.
             _ => 0,
         }
     }

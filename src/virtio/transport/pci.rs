@@ -8,7 +8,7 @@
 //! Source: virtio 1.2 §4.1.
 
 use crate::bus::bus::{Shared, lock};
-use crate::bus::device::ALL_ONES;
+use crate::bus::device::{ALL_ONES, read_by_bytes};
 use crate::event_loop::{Doorbells, Waker};
 use crate::pci::config::{ConfigSpace, Identity};
 use crate::pci::msix::{self, Msix};
@@ -185,7 +185,8 @@ impl VirtioPci {
         set(0x0c, &half(function.driver_features(), self.driver_features_select).to_le_bytes());
         set(0x10, &state.config_vector.to_le_bytes());
         set(0x12, &(function.queue_count() as u16).to_le_bytes());
-        set(0x14, &[function.status(), function.config_generation() as u8]);
+        // The generation behind the status stays 0: no configuration changes by itself.
+        set(0x14, &[function.status(), 0]);
         set(0x16, &self.queue_select.to_le_bytes());
         set(0x18, &setup.size.to_le_bytes());
         set(0x1a, &vector.to_le_bytes());
@@ -300,8 +301,7 @@ impl PciFunction for VirtioPci {
         match offset {
             COMMON..ISR => {
                 let common = self.common();
-                let byte = |i: u64| common.get((offset + i) as usize).copied().unwrap_or(0xff);
-                (0..u64::from(size.min(8))).fold(0, |value, i| value | u64::from(byte(i)) << (8 * i))
+                read_by_bytes(offset, size, |at| common.get(at as usize).copied().unwrap_or(0xff))
             }
             // Causes of INTx, which is never raised.
             ISR..DEVICE => 0,
