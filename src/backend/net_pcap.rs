@@ -3,11 +3,12 @@
 //! Source: draft-gharris-opsawg-pcap "General File Structure".
 
 use super::net_port::{HEADER_BYTES, NetPort, Sent};
+use crate::bus::bus::lock;
 use std::fs::File;
 use std::io::{self, BufWriter, Write};
 use std::os::fd::BorrowedFd;
 use std::path::Path;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex};
 use std::time::{SystemTime, UNIX_EPOCH};
 
 /// Magic number: little-endian, times in microseconds.
@@ -41,7 +42,7 @@ impl Capture {
         let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
         let kept = &frame[..frame.len().min(SNAP_BYTES as usize)];
         let fields = [now.as_secs() as u32, now.subsec_micros(), kept.len() as u32, frame.len() as u32];
-        let mut file = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut file = lock(&self.0);
         // A disk that is full ends the capture, not the machine. Each frame is written out: the end may come at any time.
         let _ = fields.iter().try_for_each(|field| file.write_all(&field.to_le_bytes()));
         let _ = file.write_all(kept).and_then(|()| file.flush());

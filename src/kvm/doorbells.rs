@@ -3,10 +3,11 @@
 //! Source: KVM API KVM_IOEVENTFD.
 
 use super::calls::KvmFd;
+use crate::bus::bus::lock;
 use crate::event_loop::{Doorbells, Waker};
 use kvm_ioctls::{IoEventAddress, NoDatamatch, VmFd};
 use std::os::fd::{FromRawFd, IntoRawFd};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex};
 use vmm_sys_util::eventfd::EventFd;
 
 /// The doorbells of one device.
@@ -34,12 +35,12 @@ impl Doorbells for KvmDoorbells {
             None => fd.register_ioevent(&kick, &place, NoDatamatch),
         });
         if result.is_ok() {
-            self.lock().push(Armed { address, value, kick });
+            lock(&self.armed).push(Armed { address, value, kick });
         }
     }
 
     fn disarm(&self) {
-        for Armed { address, value, kick } in std::mem::take(&mut *self.lock()) {
+        for Armed { address, value, kick } in std::mem::take(&mut *lock(&self.armed)) {
             let place = IoEventAddress::Mmio(address);
             // It was registered with the same words.
             let _ = self.vm.call("KVM_IOEVENTFD", format_args!("{address:#x}, no more"), |fd| match value {
@@ -47,11 +48,5 @@ impl Doorbells for KvmDoorbells {
                 None => fd.unregister_ioevent(&kick, &place, NoDatamatch),
             });
         }
-    }
-}
-
-impl KvmDoorbells {
-    fn lock(&self) -> std::sync::MutexGuard<'_, Vec<Armed>> {
-        self.armed.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
