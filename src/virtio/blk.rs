@@ -222,7 +222,7 @@ fn on_buffers(ram: &Arc<GuestRam>, ranges: &[GuestRange], request: impl FnOnce(H
 fn answer(queues: &mut Queues, index: usize, mut chain: Chain, status: u8) -> Result<(), QueueFault> {
     if let Some(queue) = queues.queue(index) {
         chain.take_writable(chain.writable_bytes() - 1);
-        chain.write(&queue.ram().clone(), &[status]);
+        chain.write(queue.ram(), &[status]);
     }
     if status != OK {
         chain.forget_written();

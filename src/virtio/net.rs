@@ -61,7 +61,7 @@ impl Net {
                         queues.push(TRANSMIT, &chain)?;
                         continue;
                     };
-                    self.unsent_length = chain.read(&queue.ram().clone(), &mut self.frame);
+                    self.unsent_length = chain.read(queue.ram(), &mut self.frame);
                     chain
                 }
             };
@@ -89,7 +89,7 @@ impl Net {
             // One buffer a frame (§5.1.6.3.2).
             self.received[10..HEADER_BYTES].copy_from_slice(&1u16.to_le_bytes());
             if let Some(queue) = queues.queue(RECEIVE).filter(|_| length as u64 <= chain.writable_bytes()) {
-                chain.write(&queue.ram().clone(), &self.received[..length]);
+                chain.write(queue.ram(), &self.received[..length]);
             }
             queues.push(RECEIVE, &chain)?;
         }

@@ -39,7 +39,7 @@ impl VirtioDevice for Rng {
             // A pool that is not ready yet gives nothing; the driver comes again.
             let count = getrandom(&mut random[..wanted], GetRandomFlags::NONBLOCK).unwrap_or(0);
             if let Some(queue) = queues.queue(REQUEST_QUEUE) {
-                chain.write(&queue.ram().clone(), &random[..count]);
+                chain.write(queue.ram(), &random[..count]);
             }
             queues.push(REQUEST_QUEUE, &chain)?;
         }
