@@ -133,10 +133,17 @@ fn directory() -> Result<PathBuf, SwitchError> {
 }
 
 /// Ports, and behind which of them each address was seen last.
-#[derive(Default)]
 struct Switch {
     ports: Vec<Option<NetStream>>,
     addresses: HashMap<[u8; 6], usize>,
+    /// The frame on its way.
+    frame: Box<[u8]>,
+}
+
+impl Default for Switch {
+    fn default() -> Switch {
+        Switch { ports: Vec::new(), addresses: HashMap::new(), frame: vec![0; FRAME_MAX].into_boxed_slice() }
+    }
 }
 
 impl Switch {
@@ -183,13 +190,14 @@ impl Switch {
 
     /// Passes on what has come at port `index`, and what is left of a frame to it.
     fn forward_from(&mut self, index: usize) {
-        let mut frame = vec![0; FRAME_MAX];
+        let mut frame = std::mem::take(&mut self.frame);
         for _ in 0..FRAMES_AT_ONCE {
-            let Some(Some(port)) = self.ports.get_mut(index) else { return };
+            let Some(Some(port)) = self.ports.get_mut(index) else { break };
             port.flush();
-            let Some(length) = port.receive(&mut frame) else { return };
+            let Some(length) = port.receive(&mut frame) else { break };
             self.forward(index, &frame[..length]);
         }
+        self.frame = frame;
     }
 
     fn forward(&mut self, from: usize, frame: &[u8]) {
