@@ -90,6 +90,11 @@ pub fn nodes(irqchip: Irqchip, config: &DevicesConfig) -> Vec<DeviceNode> {
     nodes
 }
 
+/// Names of the devices that a user may mean, whatever the interrupt controllers.
+pub fn names(config: &DevicesConfig) -> Vec<&'static str> {
+    nodes(Irqchip::Split, config).iter().map(|node| node.name).collect()
+}
+
 /// Makes the devices of `vm` and puts them on its buses.
 ///
 /// # Errors

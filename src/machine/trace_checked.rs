@@ -2,7 +2,6 @@
 
 use super::devices;
 use super::tracing::TracingError;
-use crate::arch::irqchip::Irqchip;
 use crate::config::TraceConfig;
 use crate::debug::budget::{Budget, Limit};
 use crate::debug::golden::Golden;
@@ -21,8 +20,7 @@ pub fn sinks(config: &TraceConfig) -> Result<Vec<Box<dyn TraceSink>>, TracingErr
         sinks.push(Box::new(Golden::open(path, kvm, config.bless)?));
     }
     if !config.budget.is_empty() {
-        let devices: Vec<_> =
-            devices::nodes(Irqchip::Split, &config.run.devices).iter().map(|node| node.name).collect();
+        let devices = devices::names(&config.run.devices);
         let limits: Vec<Limit> =
             config.budget.iter().map(|(what, at_most)| Limit { what: what.clone(), at_most: *at_most }).collect();
         if let Some(limit) = limits.iter().find(|limit| !limit.counts_something(&devices)) {

@@ -4,7 +4,6 @@
 use super::devices;
 use super::names::Names;
 use super::tracing::{TracingError, create};
-use crate::arch::irqchip::Irqchip;
 use crate::config::TraceConfig;
 use crate::debug::filter::Filter;
 use crate::debug::fold::Folding;
@@ -78,7 +77,7 @@ fn exits(config: &TraceConfig, out: Box<dyn Write + Send>, colour: bool) -> Resu
 /// # Errors
 /// A kind or a device that there is not; the message lists those that there are.
 pub fn filter(config: &TraceConfig) -> Result<Filter, String> {
-    let known: Vec<_> = devices::nodes(Irqchip::Split, &config.run.devices).iter().map(|node| node.name).collect();
+    let known = devices::names(&config.run.devices);
     let is_known = |name: &str| known.iter().any(|known| known.eq_ignore_ascii_case(name));
     if let Some(name) = config.device.iter().find(|name| !is_known(name)) {
         return Err(format!("no device is called {name:?}: use {}", known.join(", ")));
