@@ -2,6 +2,7 @@
 //!
 //! Only the modern interface (version 2). Source: virtio 1.2 §4.2.
 
+use super::halves::{half, with_half};
 use crate::bus::bus::{Shared, lock};
 use crate::bus::device::{ALL_ONES, BusDevice};
 use crate::bus::irq::IrqLine;
@@ -85,7 +86,6 @@ impl MmioTransport {
 
     fn read_register(&self, offset: u64) -> u32 {
         let function = lock(&self.function);
-        let half = |features: u64, select: u32| if select < 2 { (features >> (32 * select)) as u32 } else { 0 };
         let max = function.device().queue_sizes().get(usize::from(self.queue_select)).copied().unwrap_or(0);
         match offset {
             0x00 => MAGIC,
@@ -106,15 +106,12 @@ impl MmioTransport {
 
     fn write_register(&mut self, offset: u64, value: u32) {
         let mut function = lock(&self.function);
-        let queue = self.queue_select;
-        let replace = |old: u64, value: u32, high: bool| {
-            if high { old & 0xffff_ffff | u64::from(value) << 32 } else { old & !0xffff_ffff | u64::from(value) }
-        };
+        // Of a ring's address: its second register.
+        let (queue, high) = (self.queue_select, (offset >> 2 & 1) as u32);
         match offset {
             0x14 => self.features_select = value,
-            0x20 if self.driver_features_select < 2 => {
-                let high = self.driver_features_select == 1;
-                let features = replace(function.driver_features(), value, high);
+            0x20 => {
+                let features = with_half(function.driver_features(), self.driver_features_select, value);
                 function.set_driver_features(features);
             }
             0x24 => self.driver_features_select = value,
@@ -137,15 +134,12 @@ impl MmioTransport {
                 }
             }
             0x80 | 0x84 => {
-                function
-                    .set_up_queue(queue, |setup| setup.descriptors = replace(setup.descriptors, value, offset == 0x84));
+                function.set_up_queue(queue, |setup| setup.descriptors = with_half(setup.descriptors, high, value))
             }
             0x90 | 0x94 => {
-                function.set_up_queue(queue, |setup| setup.available = replace(setup.available, value, offset == 0x94));
+                function.set_up_queue(queue, |setup| setup.available = with_half(setup.available, high, value))
             }
-            0xa0 | 0xa4 => {
-                function.set_up_queue(queue, |setup| setup.used = replace(setup.used, value, offset == 0xa4))
-            }
+            0xa0 | 0xa4 => function.set_up_queue(queue, |setup| setup.used = with_half(setup.used, high, value)),
             _ => {}
         }
     }

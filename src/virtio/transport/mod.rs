@@ -1,5 +1,6 @@
 //! Registers by which a driver reaches a virtio device: over PCI, and over plain memory.
 
+mod halves;
 pub mod mmio;
 pub mod pci;
 #[cfg(test)]

@@ -7,6 +7,7 @@
 //! ```
 //! Source: virtio 1.2 §4.1.
 
+use super::halves::{half, with_half};
 use crate::bus::bus::{Shared, lock};
 use crate::bus::device::{ALL_ONES, read_by_bytes};
 use crate::event_loop::{Doorbells, Waker};
@@ -174,7 +175,6 @@ impl VirtioPci {
     fn common(&self) -> [u8; COMMON_SIZE] {
         let function = lock(&self.function);
         let state = self.wire.state();
-        let half = |features: u64, select: u32| if select < 2 { (features >> (32 * select)) as u32 } else { 0 };
         let (queue, setup) = (usize::from(self.queue_select), function.queue_setup(self.queue_select));
         let vector = state.queue_vectors.get(queue).copied().unwrap_or(NO_VECTOR);
         let mut bytes = [0; COMMON_SIZE];
@@ -203,17 +203,15 @@ impl VirtioPci {
         let queue = self.queue_select;
         let replace = |old: u64| match (offset % 8, size) {
             (0, 8) => value,
-            (0, 4) => old & !0xffff_ffff | value,
-            (4, 4) => old & 0xffff_ffff | value << 32,
+            (0 | 4, 4) => with_half(old, (offset >> 2 & 1) as u32, value as u32),
             _ => old,
         };
         match (offset, size) {
             (0x00, 4) => self.features_select = value as u32,
             (0x08, 4) => self.driver_features_select = value as u32,
-            (0x0c, 4) if self.driver_features_select < 2 => {
-                let shift = 32 * self.driver_features_select;
-                let others = function.driver_features() & !(0xffff_ffff << shift);
-                function.set_driver_features(others | value << shift);
+            (0x0c, 4) => {
+                let features = with_half(function.driver_features(), self.driver_features_select, value as u32);
+                function.set_driver_features(features);
             }
             (0x10, 2) => {
                 let mut state = self.wire.state();
