@@ -256,6 +256,11 @@ pub struct BootConfig {
     #[arg(long, value_name = "FILE", conflicts_with = "no_initrd", help_heading = "Boot")]
     pub initrd: Option<PathBuf>,
 
+    /// Where the kernel's modules are, of which the RAM disk inside Hostel gets the drivers of the virtio devices: a directory such
+    /// as /lib/modules, one version's directory in it, or a system's root [default: beside the image, then /lib/modules]
+    #[arg(long, value_name = "DIR", conflicts_with_all = ["initrd", "no_initrd"], help_heading = "Boot")]
+    pub modules: Option<PathBuf>,
+
     /// No RAM disk at all
     #[arg(long, help_heading = "Boot")]
     pub no_initrd: bool,

@@ -58,7 +58,9 @@ fn run(config: &RunConfig, trace: Option<&TraceConfig>, process_start: u64) -> a
 }
 
 fn dry_run(config: &RunConfig) -> anyhow::Result<i32> {
-    print(build::prepare(config)?.to_string().as_bytes(), 0)
+    let blueprint = build::prepare(config)?;
+    blueprint.initrd.warning.iter().for_each(|warning| say(warning));
+    print(blueprint.to_string().as_bytes(), 0)
 }
 
 fn explain(name: &str) -> anyhow::Result<i32> {

@@ -7,6 +7,7 @@ mod common;
 use common::hostel::{Finished, hostel};
 use common::kvm::{lab_kernel, skip};
 use common::lab_image::MEMTEST;
+use common::scratch::Scratch;
 use hostel::boot::payload::{Compression, UNPACKED_MAX};
 use std::path::PathBuf;
 use std::sync::{LazyLock, Once};
@@ -139,6 +140,24 @@ fn a_panic_ends_with_12_within_a_second() {
         let limit = Duration::from_secs(1).max(panicked / 10);
         assert!(run.elapsed - panicked < limit, "{words:?}: {:?} after {panicked:?}", run.elapsed - panicked);
     }
+}
+
+/// The distribution has the drivers as modules; they come from its `/lib/modules`.
+#[test]
+fn the_embedded_initramfs_drives_the_devices() {
+    let Some(kernel) = lab_kernel() else { return };
+    let scratch = Scratch::new("modules");
+    let disk = scratch.file("disk", &[0; 4096]);
+    let looks = "\"ls /sys/block\" \"cat /sys/class/misc/hw_random/rng_current\" poweroff";
+    for transport in ["pci", "mmio"] {
+        let run = boot(&kernel, &["--rng", "--disk", &disk, "--transport", transport], looks);
+        let said: Vec<&str> = run.stdout.lines().map(str::trim_end).collect();
+        assert_eq!((run.status, said.contains(&"vda"), said.contains(&"virtio_rng.0")), (0, true, true));
+    }
+    let plan = hostel(&["run", &kernel, "--rng", "--dry-run"], "").stdout;
+    assert!(plan.contains("modules in the initramfs, from /lib/modules/") && plan.contains(" virtio_rng\n"), "{plan}");
+    let run = hostel(&["run", &kernel, "--rng", "--dry-run", "--modules", scratch.path().to_str().expect("text")], "");
+    assert!(run.stderr.contains("only if they are built in. Looked in ") && run.stderr.contains("/usr/lib/modules/"));
 }
 
 /// memtest86+ has no paravirtual parts: it needs the interrupt controllers of a PC, and shows its screen cell by cell.

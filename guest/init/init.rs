@@ -1,6 +1,6 @@
 //! The program in Hostel's embedded initramfs: `hostel run /boot/vmlinuz` shows something with it at once.
 //!
-//! It mounts proc, sys and dev, says what it is and reads commands from the console; end of input powers off. Words after
+//! It loads the modules that Hostel put beside it, mounts proc, sys and dev, says what it is and reads commands from the console; end of input powers off. Words after
 //! `--` on the kernel's command line are commands too and run first, as the kernel hands them to init:
 //! `hostel run vmlinuz --cmdline='-- cpus poweroff'`. Static, without a C library; left out: a shell's syntax, signals,
 //! job control. Sources: Linux init.rst and kernel-parameters.rst for what the kernel gives to init, proc(5), sysrq.rst.
@@ -11,6 +11,7 @@
 #[path = "../lib/bytes.rs"]
 mod bytes;
 mod commands;
+mod modules;
 mod syscalls;
 
 use core::arch::naked_asm;
@@ -54,6 +55,7 @@ extern "C" fn _start() -> ! {
 }
 
 extern "C" fn main(count: usize, arguments: *const *const i8) -> ! {
+    modules::load();
     for (kind, target) in [("proc", "/proc"), ("sysfs", "/sys"), ("devtmpfs", "/dev")] {
         if let Err(error) = syscalls::mount(kind, target) {
             print!("cannot mount {target}: {error}\n");

@@ -116,6 +116,14 @@ pub fn mount(kind: &str, target: &str) -> Result<(), Errno> {
     Ok(())
 }
 
+/// `finit_module(2)`: loads the kernel module in this open file, without parameters.
+pub fn load_module(file: usize) -> Result<(), Errno> {
+    let parameters = Path::new("")?;
+    // SAFETY: `parameters` ends with a zero byte.
+    unsafe { call(313, [file, parameters.pointer(), 0, 0, 0]) }?;
+    Ok(())
+}
+
 /// `sched_getaffinity(2)`: how many processors this process may run on.
 pub fn processors() -> u32 {
     let mut mask = [0u8; 1024];

@@ -7,6 +7,9 @@
 pub mod acpi;
 mod acpi_virtio;
 pub mod cmdline;
+#[allow(dead_code, reason = "the lab uses more of it")]
+#[path = "../../guest/init/cpio.rs"]
+mod cpio;
 pub mod elf;
 pub mod elf_load;
 pub mod elf_note;
@@ -21,6 +24,7 @@ pub mod initrd;
 pub mod kernel;
 pub mod linux;
 pub mod load;
+pub mod modules;
 pub mod multiboot;
 pub mod payload;
 pub mod placement;

@@ -2,6 +2,7 @@
 //! `--dry-run` does), then the calls that make it a virtual machine ([`Blueprint::build`]).
 
 use super::devices::{self, Host, Wired};
+use super::initramfs::{self, Initrd, InitrdError};
 use super::io::MachineIo;
 use super::notices::{Note, Notices};
 use super::phases::now_us;
@@ -14,7 +15,6 @@ use crate::boot::cmdline::Words;
 use crate::boot::error::{BootError, Problem};
 use crate::boot::format::ImageFormat;
 use crate::boot::image::Image;
-use crate::boot::initramfs::INITRAMFS;
 use crate::boot::kernel::{Kernel, Unpack};
 use crate::boot::load::{self, BootRequest, Loaded, Pages};
 use crate::boot::reset_vector;
@@ -69,6 +69,8 @@ pub struct Blueprint {
     pub loaded: Loaded,
     /// The command line.
     pub cmdline: String,
+    /// What is told of the initrd, which is in RAM.
+    pub initrd: Initrd,
     /// Whether a panic of the guest's kernel ends the machine.
     pub ends_on_panic: bool,
     /// The ACPI tables; none on a machine without interrupt controllers, which they would describe.
@@ -110,6 +112,9 @@ pub enum BuildError {
     /// The image, its initrd or its command line.
     #[error(transparent)]
     Boot(#[from] BootError),
+    /// What is to be loaded as the initrd.
+    #[error(transparent)]
+    Initrd(#[from] InitrdError),
     /// Guest RAM.
     #[error(transparent)]
     Ram(#[from] RamError),
@@ -177,21 +182,16 @@ pub fn prepare(config: &RunConfig) -> Result<Blueprint, BuildError> {
         arguments: &config.args,
     };
     let cmdline = words.join();
-    let initrd = match &config.boot.initrd {
-        Some(path) => Some(Image::open(path)?),
-        None if kernel.is_linux() && !config.boot.no_initrd => {
-            Some(Image::from_bytes("the embedded initramfs", INITRAMFS))
-        }
-        None => None,
-    };
+    let mut initrd = initramfs::initrd(config, &kernel, &image)?;
+    let initrd_image = initrd.image.take();
     let request = BootRequest {
         cmdline: &cmdline,
-        initrd: initrd.as_ref(),
+        initrd: initrd_image.as_ref(),
         rsdp: (!tables.is_empty()).then_some(ACPI_TABLES),
         load_address: config.boot.load_address.map(Into::into),
         pages: if config.boot.share_pages { Pages::Shared } else { Pages::Fastest },
     };
-    let loads_much = !kernel.is_mapped() || initrd.as_ref().is_some_and(|initrd| initrd.size() >= HUGE_PAGE);
+    let loads_much = !kernel.is_mapped() || initrd_image.as_ref().is_some_and(|initrd| initrd.size() >= HUGE_PAGE);
     if kernel.is_linux() && loads_much {
         ram.advise_huge_pages();
     }
@@ -215,6 +215,7 @@ pub fn prepare(config: &RunConfig) -> Result<Blueprint, BuildError> {
         ram_mapped_us,
         loaded,
         cmdline,
+        initrd,
         ends_on_panic,
         tables,
         nodes,

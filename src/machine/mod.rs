@@ -7,6 +7,7 @@ pub mod cpus;
 pub mod devices;
 pub mod events;
 pub mod facts;
+pub mod initramfs;
 pub mod io;
 pub mod junit;
 pub mod lifecycle;

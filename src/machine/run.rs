@@ -55,6 +55,7 @@ fn attempt(config: &RunConfig, trace: Option<&TraceConfig>, process_start: u64) 
     let names = names(config).map_err(build::BuildError::from)?;
     let mut blueprint = build::prepare(config)?;
     let store = blueprint.store.take();
+    blueprint.initrd.warning.iter().for_each(|warning| say(warning));
     let phases = Phases { process_start, load: now_us(), ..Phases::default() };
     let tracing = Tracing::start(config, trace, &blueprint, &names, process_start)?;
     let watch = Watch::new(config, &blueprint, &names, tracing.as_ref());

@@ -26,6 +26,17 @@ const MODULES: [&str; 1] = ["kvm-amd"];
 /// Drivers of the guests' devices.
 const DRIVERS: [&str; 4] = ["virtio-pci", "virtio-mmio", "virtio-rng", "virtio-blk"];
 
+/// Modules that stand in its `/lib/modules`, where Hostel finds them for its guests.
+const OWN_MODULES: [&str; 7] = [
+    "virtio-pci",
+    "virtio-mmio",
+    "virtio-rng",
+    "virtio-blk",
+    "virtio-net",
+    "virtio-console",
+    "vmw_vsock_virtio_transport",
+];
+
 /// Programs that tests use where they are installed.
 const PROGRAMS: [&str; 2] = ["mkfs.ext4", "e2fsck"];
 
@@ -81,8 +92,21 @@ impl Image {
         for (index, (name, module)) in with_dependencies(kernel, &DRIVERS)?.iter().enumerate() {
             image.archive.file(&format!("{GUEST_MODULES}/{index:02}-{name}.ko"), 0o644, module);
         }
+        image.own_modules(kernel)?;
         PROGRAMS.iter().filter_map(|name| find_program(name)).try_for_each(|program| image.add(&program))?;
         Ok(image)
+    }
+
+    /// Adds modules where a distribution has them, as Hostel looks for them.
+    fn own_modules(&mut self, kernel: &Path) -> Result<()> {
+        let mut files = Vec::new();
+        module_files(kernel, &mut files);
+        for (name, _) in with_dependencies(kernel, &OWN_MODULES)? {
+            let file = files.iter().find(|file| stem(file).as_ref() == Some(&name)).expect("it was read");
+            let path = file.strip_prefix(kernel).expect("it was found there").to_str().context("modules have names")?;
+            self.archive.file(&format!("/{}", path.trim_start_matches("usr/")), 0o644, &read(file)?);
+        }
+        Ok(())
     }
 
     /// Adds the file at its own absolute path, and the shared libraries that it needs; of a directory, all that is in it.
@@ -165,7 +189,6 @@ fn load_order(
     if !seen.insert(name.clone()) {
         return Ok(());
     }
-    let stem = |file: &Path| file.file_name()?.to_str()?.split('.').next().map(|stem| stem.replace('-', "_"));
     let file = all.iter().find(|file| stem(file).as_ref() == Some(&name));
     let data = module(file.with_context(|| format!("the kernel's package has no module {name}"))?)?;
     for dependency in depends(&data) {
@@ -173,6 +196,11 @@ fn load_order(
     }
     ordered.push((name, data));
     Ok(())
+}
+
+/// A module's name, from that of its file.
+fn stem(file: &Path) -> Option<String> {
+    file.file_name()?.to_str()?.split('.').next().map(|stem| stem.replace('-', "_"))
 }
 
 /// The names in the `depends=` string of a module's `.modinfo` section.

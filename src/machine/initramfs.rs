@@ -1,0 +1,128 @@
+//! What a Linux guest finds as its initrd: the user's file, or the embedded initramfs with the modules that drive the machine's
+//! virtio devices.
+//!
+//! A kernel of a distribution has those drivers as modules. They are looked for where its packages put them, by its version.
+
+use super::virtio;
+use crate::boot::error::BootError;
+use crate::boot::image::Image;
+use crate::boot::initramfs::INITRAMFS;
+use crate::boot::kernel::Kernel;
+use crate::boot::modules::{self, Module, ModuleDirectory, ModuleError};
+use crate::config::{RunConfig, TransportChoice};
+use std::path::{Path, PathBuf};
+
+/// What is loaded as the initrd, and what is to be told of it.
+#[derive(Default)]
+pub struct Initrd {
+    /// The file; `None` for none.
+    pub image: Option<Image<'static>>,
+    /// Modules in it that are loaded, in order.
+    pub modules: Vec<String>,
+    /// Where they come from.
+    pub from: Option<PathBuf>,
+    /// What the user should know: modules that are not there.
+    pub warning: Option<String>,
+}
+
+/// An initrd that cannot be had.
+#[derive(Debug, thiserror::Error)]
+#[expect(missing_docs, reason = "each names its source")]
+pub enum InitrdError {
+    #[error(transparent)]
+    Boot(#[from] BootError),
+    #[error(transparent)]
+    Module(#[from] ModuleError),
+}
+
+/// The initrd that `config` asks for.
+///
+/// # Errors
+/// A file cannot be read.
+pub fn initrd(config: &RunConfig, kernel: &Kernel, image: &Image) -> Result<Initrd, InitrdError> {
+    if let Some(path) = &config.boot.initrd {
+        return Ok(Initrd { image: Some(Image::open(path)?), ..Initrd::default() });
+    }
+    if !kernel.is_linux() || config.boot.no_initrd {
+        return Ok(Initrd::default());
+    }
+    let mut initrd =
+        Initrd { image: Some(Image::from_bytes("the embedded initramfs", INITRAMFS)), ..Initrd::default() };
+    let drivers = drivers(config);
+    if !drivers.is_empty() {
+        initrd.take_modules(config, image, &drivers)?;
+    }
+    Ok(initrd)
+}
+
+impl Initrd {
+    /// Adds the modules of `drivers`, as far as they are found.
+    fn take_modules(&mut self, config: &RunConfig, image: &Image, drivers: &[&str]) -> Result<(), InitrdError> {
+        let wanted = drivers.join(", ");
+        let Some(version) = modules::version(image).map_err(|problem| problem.of(image.name()))? else {
+            self.warning = Some(format!("{} does not tell its version: no modules for {wanted}", image.name()));
+            return Ok(());
+        };
+        let places = places(config, &version);
+        let Some(directory) = ModuleDirectory::find(&places) else {
+            let looked = places.iter().map(|place| place.display().to_string()).collect::<Vec<_>>().join(", ");
+            self.warning = Some(format!(
+                "no modules of Linux {version}: the guest has {wanted} only if they are built in. Looked in {looked}; \
+                 --modules DIR names another place"
+            ));
+            return Ok(());
+        };
+        let (found, missing) = directory.collect(drivers)?;
+        if !missing.is_empty() {
+            let path = directory.path().display();
+            self.warning = Some(format!("{path} has no modules {}: the guest lacks those drivers", missing.join(", ")));
+        }
+        self.modules = found.iter().map(|module| module.name.clone()).collect();
+        self.from = Some(directory.path().to_owned());
+        self.image = Some(with_modules(&found));
+        Ok(())
+    }
+}
+
+fn with_modules(modules: &[Module]) -> Image<'static> {
+    let mut bytes = INITRAMFS.to_vec();
+    bytes.extend(modules::archive(modules));
+    Image::from_vec("the embedded initramfs with modules", bytes)
+}
+
+/// Modules that drive the virtio devices of a machine.
+fn drivers(config: &RunConfig) -> Vec<&'static str> {
+    let mut drivers: Vec<_> = virtio::names(&config.devices).into_iter().map(|(name, _)| driver(name)).collect();
+    if !drivers.is_empty() {
+        drivers.insert(0, if config.devices.transport == TransportChoice::Pci { "virtio_pci" } else { "virtio_mmio" });
+    }
+    drivers.dedup();
+    drivers
+}
+
+/// Linux' name of the driver of a device; mostly it is the device's own.
+fn driver(device: &'static str) -> &'static str {
+    match device {
+        "virtio-fs" => "virtiofs",
+        "virtio-vsock" => "vmw_vsock_virtio_transport",
+        name => name,
+    }
+}
+
+/// Where the modules of Linux `version` may be, the likeliest first.
+fn places(config: &RunConfig, version: &str) -> Vec<PathBuf> {
+    let below = |root: &Path| ["lib/modules", "usr/lib/modules"].map(|modules| root.join(modules).join(version));
+    if let Some(directory) = &config.boot.modules {
+        return [directory.clone(), directory.join(version)].into_iter().chain(below(directory)).collect();
+    }
+    let image = config.image.as_deref().and_then(|image| std::path::absolute(image).ok());
+    let beside = image.as_deref().and_then(Path::parent);
+    // Some distributions keep the image itself among its modules.
+    let mut places: Vec<_> = beside.filter(|place| place.ends_with(version)).map(Path::to_owned).into_iter().collect();
+    // Beside it, and beside the `boot` that it is in.
+    places.extend([beside, beside.and_then(Path::parent)].into_iter().flatten().flat_map(below));
+    places.extend(below(Path::new("/")));
+    let mut seen = std::collections::BTreeSet::new();
+    places.retain(|place| seen.insert(place.clone()));
+    places
+}
