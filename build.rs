@@ -60,6 +60,8 @@ const IMAGES: &[Image] = &[
     image("trap-cost", "trap-cost", "pvh_start", Shape::Elf(ELF_BASE)),
     image("shell", "shell", "pvh_start", Shape::Elf(ELF_BASE)),
     image("interrupts", "interrupts", "pvh_start", Shape::Elf(ELF_BASE)),
+    image("virtio-blk", "virtio-blk", "pvh_start", Shape::Elf(ELF_BASE)),
+    image("virtio-net", "virtio-net", "pvh_start", Shape::Elf(ELF_BASE)),
 ];
 
 fn main() {

@@ -155,6 +155,30 @@ const RUNS: &[Run] = &[
         status: 0,
     },
     Run {
+        guest: "virtio-blk",
+        // The disk is this program itself, an ELF file.
+        arguments: &["virtio-blk", "--transport", "mmio", "--disk", "/proc/self/exe,ro"],
+        input: "",
+        console: "the disk's sectors: [0-9]+\nsector 0 begins with 0x7f 0x45 0x4c 0x46 .*\nas text: .ELF\\.*\n",
+        status: 0,
+    },
+    Run {
+        guest: "virtio-blk",
+        arguments: &["virtio-blk", "--transport", "mmio", "--disk", "/proc/self/exe,ro", "--", "1000000000"],
+        input: "",
+        console: "the disk's sectors: [0-9]+\nsector 1000000000 cannot be read: status 1\n",
+        status: 3,
+    },
+    Run { guest: "virtio-blk", arguments: &["virtio-blk"], input: "", console: "no disk; .*\n", status: 3 },
+    Run {
+        guest: "virtio-net",
+        arguments: &["virtio-net", "--transport", "mmio", "--net", "switch:guests", "--", "10.0.0.7"],
+        input: "",
+        console: "this is 10.0.0.7 and answers ARP and ping; end of input ends\n",
+        status: 0,
+    },
+    Run { guest: "virtio-net", arguments: &["virtio-net"], input: "", console: "no network device; .*\n", status: 3 },
+    Run {
         guest: "shell",
         arguments: &[],
         input: "helx\x7fp\nmem\npeek 0x100000\npeek 0x8000000000\nout 0x3ff 90\nin 0x3ff\nout 0xe9 33\nfly\nexit\npoweroff\n",

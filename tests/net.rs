@@ -1,11 +1,14 @@
-//! What a network device is plugged into: a passt of our own that answers a guest's first questions, and the switch.
+//! What a network device is plugged into: a passt of our own that answers a guest's first questions, and the switch, with sample
+//! guests behind it.
 
 #[allow(dead_code, reason = "each test program uses its part")]
 mod common;
 
-use common::hostel::PROGRAM;
+use common::hostel::{Finished, PROGRAM, finish};
 use common::kvm;
+use common::lab_image::find_program;
 use common::scratch::Scratch;
+use common::session::Session;
 use hostel::backend::net_passt::{self, PasstError};
 use hostel::backend::net_port::{FRAME_MAX, HEADER_BYTES, NetPort, Sent};
 use hostel::backend::net_stream::NetStream;
@@ -41,16 +44,70 @@ fn text(port: &mut dyn NetPort) -> Vec<u8> {
     }
 }
 
+/// A directory in which the switches of one test are, and nobody else's.
+fn runtime(name: &str) -> Scratch {
+    let scratch = Scratch::new(name);
+    let ours = fs::create_dir(scratch.join("hostel"))
+        .and_then(|()| fs::set_permissions(scratch.join("hostel"), fs::Permissions::from_mode(0o700)));
+    ours.expect("the scratch directory takes one");
+    scratch
+}
+
+/// `hostel run virtio-net` with this device and these words.
+fn virtio_net(runtime: &Scratch, net: &str, options: &[&str], words: &[&str]) -> Command {
+    let mut command = Command::new(PROGRAM);
+    command.args(["run", "virtio-net", "--transport", "mmio", "--timeout", "60s", "--net", net]).args(options);
+    command.arg("--").args(words).env("XDG_RUNTIME_DIR", runtime.path());
+    command
+}
+
+/// A `virtio-net` that answers for 10.0.0.1, when it does.
+fn answerer(runtime: &Scratch, options: &[&str]) -> Session {
+    let mut session = Session::on_pipes(virtio_net(runtime, "switch:lan,mac=02:00:00:00:00:01", options, &[]));
+    session.wait_for("answers ARP and ping");
+    session
+}
+
+/// A `virtio-net` that pings it.
+fn pinger(runtime: &Scratch) -> Finished {
+    finish(virtio_net(runtime, "switch:lan,mac=02:00:00:00:00:02", &[], &["10.0.0.2", "ping", "10.0.0.1"]), "")
+}
+
+const PINGED: &str = "this is 10.0.0.2 and pings 10.0.0.1\nanswer 1 of 3\nanswer 2 of 3\nanswer 3 of 3\n";
+
+#[test]
+fn two_machines_on_one_switch_ping_each_other_and_tshark_reads_it() {
+    if !kvm::available() {
+        return;
+    }
+    let runtime = runtime("ping");
+    let capture = runtime.join("capture.pcap");
+    let answerer = answerer(&runtime, &["--pcap", &capture]);
+    let pinger = pinger(&runtime);
+    assert_eq!((pinger.status, pinger.stdout.as_str()), (0, PINGED), "{pinger:?}");
+    let (status, seen) = answerer.end();
+    assert_eq!(status, 0, "{seen}");
+    assert!(seen.ends_with("ARP: who is this?\nping 1\nping 2\nping 3\n"), "{seen}");
+
+    let Some(tshark) = find_program("tshark") else { return kvm::skip("tshark is not installed") };
+    let fields = ["-T", "fields", "-e", "arp.opcode", "-e", "icmp.type", "-e", "icmp.checksum.status", "-e", "eth.src"];
+    let read = Command::new(tshark).args(["-r", &capture]).args(fields).output();
+    let read = read.expect("tshark can be started");
+    assert!(read.status.success(), "{read:?}");
+    // Three echoes and their answers, all with a right checksum (1).
+    let echo = "\t8\t1\t02:00:00:00:00:02\n\t0\t1\t02:00:00:00:00:01\n";
+    let expected = format!("1\t\t\t02:00:00:00:00:02\n2\t\t\t02:00:00:00:00:01\n{}", echo.repeat(3));
+    assert_eq!(String::from_utf8_lossy(&read.stdout), expected);
+}
+
 /// Ports of a switch that is a process of its own, as each machine has one.
 #[test]
 fn a_switch_passes_frames_between_its_ports_and_goes_with_the_last() {
-    let scratch = Scratch::new("switch");
+    let scratch = runtime("switch");
     let directory = scratch.join("hostel");
-    fs::create_dir(&directory).expect("the scratch directory takes one");
-    fs::set_permissions(&directory, fs::Permissions::from_mode(0o700)).expect("it is ours");
     let start = || {
         let mut switch = Command::new(PROGRAM);
-        switch.args(["switch", "lan"]).env("XDG_RUNTIME_DIR", scratch.join(""));
+        switch.args(["switch", "lan"]).env("XDG_RUNTIME_DIR", scratch.path());
         switch.spawn().expect("the program can be started")
     };
     let mut switch = start();

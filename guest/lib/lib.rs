@@ -24,6 +24,8 @@ pub mod fault;
 pub mod interrupt;
 pub mod typed;
 
+pub mod virtio;
+
 pub mod acpi;
 pub mod lock;
 pub mod smp;

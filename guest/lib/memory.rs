@@ -69,6 +69,14 @@ pub fn page_directory_entry(address: u64) -> *mut u64 {
     unsafe { addr_of_mut!(page_directory).cast::<u64>().add(index) }
 }
 
+/// Reads a byte at `address`: RAM that a device may have written.
+pub fn read8(address: u64) -> u8 {
+    let value;
+    // SAFETY: the caller means this address; a page that is not mapped faults.
+    unsafe { asm!("mov {}, [{}]", out(reg_byte) value, in(reg) address, options(nostack, preserves_flags)) };
+    value
+}
+
 /// Reads four bytes at `address`. In assembler, for address 0 is as good as any and devices count accesses.
 pub fn read32(address: u64) -> u32 {
     let value;
