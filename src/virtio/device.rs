@@ -68,18 +68,19 @@ pub trait VirtioDevice: Send {
     }
 }
 
-/// A device's live queues, and which of them have something to tell the driver.
+/// A device's live queues, and what there is to tell the driver.
 #[derive(Default)]
 pub struct Queues {
     live: Vec<Option<LiveQueue>>,
     /// Queues whose driver wants to be interrupted, a bit each.
     interrupts: u64,
+    config_changed: bool,
 }
 
 impl Queues {
     /// Queues by index; `None` for one that the driver does not use.
     pub fn new(live: Vec<Option<LiveQueue>>) -> Queues {
-        Queues { live, interrupts: 0 }
+        Queues { live, ..Queues::default() }
     }
 
     /// The queue, if the driver uses it.
@@ -123,5 +124,15 @@ impl Queues {
     /// Queues whose driver wants to be interrupted since the last time, a bit each.
     pub fn take_interrupts(&mut self) -> u64 {
         std::mem::take(&mut self.interrupts)
+    }
+
+    /// The device has changed its configuration space: the driver shall look at it again.
+    pub fn config_has_changed(&mut self) {
+        self.config_changed = true;
+    }
+
+    /// Whether the configuration space has changed since the last time.
+    pub fn take_config_changed(&mut self) -> bool {
+        std::mem::take(&mut self.config_changed)
     }
 }

@@ -68,6 +68,8 @@ pub struct VirtioFunction {
     setup: Vec<QueueSetup>,
     queues: Queues,
     kicks: Vec<Waker>,
+    /// How often the configuration has changed (virtio 1.2 §2.5.1).
+    generation: u32,
     /// Wakes the thread that waits for this device, when what it waits for has changed.
     changed: Waker,
 }
@@ -88,6 +90,7 @@ impl VirtioFunction {
             setup: Vec::new(),
             queues: Queues::default(),
             kicks,
+            generation: 0,
             changed,
         };
         function.reset();
@@ -171,6 +174,11 @@ impl VirtioFunction {
         })
     }
 
+    /// Another number after each change of the configuration that is not the driver's: a driver that finds it changed reads again.
+    pub fn config_generation(&self) -> u32 {
+        self.generation
+    }
+
     /// Writes the low `size` bytes of `value` to the device's configuration; without effect beyond its end.
     pub fn write_config(&mut self, offset: u64, size: u8, value: u64) {
         let bytes = &value.to_le_bytes()[..usize::from(size.min(8))];
@@ -208,9 +216,13 @@ impl VirtioFunction {
         if waits(&*self.device) != waited {
             self.changed.wake();
         }
-        let interrupts = self.queues.take_interrupts();
+        let (interrupts, config_changed) = (self.queues.take_interrupts(), self.queues.take_config_changed());
+        self.generation = self.generation.wrapping_add(config_changed.into());
         if let Some(transport) = &self.transport {
             (0..64).filter(|index| interrupts & (1 << index) != 0).for_each(|index| transport.interrupt_queue(index));
+            if config_changed {
+                transport.interrupt_config();
+            }
         }
         if served.is_err() {
             self.fail();
@@ -301,6 +313,7 @@ impl VirtioFunction {
 
 #[cfg(test)]
 mod tests {
+    use super::super::device::DeviceKind;
     use super::super::driver::DriverQueue;
     use super::super::rng::Rng;
     use super::*;
@@ -438,6 +451,43 @@ mod tests {
             assert_eq!(function.read_config(offset, 4), 0xffff_ffff);
             function.write_config(offset, 8, u64::MAX);
         }
+    }
+
+    /// A device whose configuration changes whenever it is served.
+    struct Changing(u8);
+
+    impl VirtioDevice for Changing {
+        fn kind(&self) -> DeviceKind {
+            DeviceKind::Console
+        }
+        fn features(&self) -> u64 {
+            0
+        }
+        fn queue_sizes(&self) -> &[u16] {
+            &[8]
+        }
+        fn config(&self) -> &[u8] {
+            std::slice::from_ref(&self.0)
+        }
+        fn start(&mut self, _features: u64) {}
+        fn reset(&mut self) {}
+        fn serve(&mut self, _index: usize, queues: &mut Queues) -> Result<(), QueueFault> {
+            self.0 += 1;
+            queues.config_has_changed();
+            Ok(())
+        }
+    }
+
+    #[test]
+    fn a_driver_is_told_of_a_configuration_that_changes() {
+        let (other, log, queue) = device();
+        let mut function = VirtioFunction::new(Box::new(Changing(6)), other.ram, Waker::new().unwrap()).unwrap();
+        function.connect(log.clone());
+        drive(&mut function, &queue);
+        assert_eq!((function.read_config(0, 1), function.config_generation()), (6, 0));
+        function.serve(Some(0));
+        assert_eq!((function.read_config(0, 1), function.config_generation()), (7, 1));
+        assert_eq!(said(&log), ["arm 0", "config"]);
     }
 
     #[test]

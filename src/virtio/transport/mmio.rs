@@ -99,7 +99,7 @@ impl MmioTransport {
             0x70 => function.status().into(),
             // Registers that are only written, and those of shared memory regions, which no device has (length -1).
             0xb0..=0xbc => u32::MAX,
-            // Also the configuration's generation: none changes by itself.
+            0xfc => function.config_generation(),
             _ => 0,
         }
     }

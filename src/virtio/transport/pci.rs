@@ -185,8 +185,7 @@ impl VirtioPci {
         set(0x0c, &half(function.driver_features(), self.driver_features_select).to_le_bytes());
         set(0x10, &state.config_vector.to_le_bytes());
         set(0x12, &(function.queue_count() as u16).to_le_bytes());
-        // The generation behind the status stays 0: no configuration changes by itself.
-        set(0x14, &[function.status(), 0]);
+        set(0x14, &[function.status(), function.config_generation() as u8]);
         set(0x16, &self.queue_select.to_le_bytes());
         set(0x18, &setup.size.to_le_bytes());
         set(0x1a, &vector.to_le_bytes());
