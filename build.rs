@@ -73,6 +73,7 @@ fn main() {
 
     link_unwinder_statically();
     pack_relocations();
+    gather_start();
 
     let library = out.join("libguest.rlib");
     let mut compile = rustc(Path::new("guest/lib/lib.rs"), &library);
@@ -110,6 +111,17 @@ fn pack_relocations() {
     let for_glibc = env::var("CARGO_CFG_TARGET_ENV").is_ok_and(|library| library == "gnu");
     if for_glibc && version.is_some_and(|minor| minor >= 36) {
         println!("cargo:rustc-link-arg-bins=-Wl,-z,pack-relative-relocs");
+    }
+}
+
+/// Has the linker bring together the code that each start runs, by `link/start.ld`. Both linkers that a stable toolchain brings or
+/// finds (LLVM's and GNU's) know such scripts; who chose one that does not goes without.
+fn gather_start() {
+    println!("cargo:rerun-if-changed=link/start.ld");
+    let chosen = ["CARGO_ENCODED_RUSTFLAGS", "RUSTC_LINKER"].map(|name| env::var(name).unwrap_or_default()).concat();
+    let directory = env::var("CARGO_MANIFEST_DIR").expect("cargo sets CARGO_MANIFEST_DIR");
+    if !["mold", "gold", "wild"].iter().any(|linker| chosen.contains(linker)) {
+        println!("cargo:rustc-link-arg-bins=-Wl,-T,{directory}/link/start.ld");
     }
 }
 

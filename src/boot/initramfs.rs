@@ -4,7 +4,10 @@
 //! starts `/init`. Source: Linux buffer-format.rst "initramfs buffer format".
 
 /// An uncompressed `newc` cpio archive.
-pub static INITRAMFS: &[u8] = include_bytes!(concat!(env!("OUT_DIR"), "/initramfs"));
+pub static INITRAMFS: &[u8] = &ARCHIVE;
+/// A static of its own, so that `link/start.ld` can put it behind what each start reads.
+static ARCHIVE: [u8; include_bytes!(concat!(env!("OUT_DIR"), "/initramfs")).len()] =
+    *include_bytes!(concat!(env!("OUT_DIR"), "/initramfs"));
 
 #[cfg(test)]
 mod tests {

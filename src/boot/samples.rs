@@ -27,11 +27,14 @@ pub struct Sample {
     pub source: &'static str,
 }
 
-/// The image of this name that the build script has made.
+/// The image of this name that the build script has made: a static of its own, so that `link/start.ld` can put it behind what
+/// each start reads.
 macro_rules! image {
-    ($name:literal) => {
-        include_bytes!(concat!(env!("OUT_DIR"), "/", $name))
-    };
+    ($name:literal) => {{
+        static IMAGE: [u8; include_bytes!(concat!(env!("OUT_DIR"), "/", $name)).len()] =
+            *include_bytes!(concat!(env!("OUT_DIR"), "/", $name));
+        &IMAGE
+    }};
 }
 
 /// Every sample guest, in the order in which `hostel guests` lists them.
