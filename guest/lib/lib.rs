@@ -26,6 +26,8 @@ pub mod typed;
 
 pub mod virtio;
 
+pub mod ring3;
+
 pub mod acpi;
 pub mod lock;
 pub mod smp;
@@ -33,6 +35,7 @@ pub mod smp;
 core::arch::global_asm!(include_str!("../asm/entry.s"));
 core::arch::global_asm!(include_str!("../asm/interrupt.s"));
 core::arch::global_asm!(include_str!("../asm/processor.s"));
+core::arch::global_asm!(include_str!("../asm/ring3.s"));
 
 /// A bug in the guest: says where and why, then reports the panic to the host.
 #[panic_handler]

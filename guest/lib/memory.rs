@@ -14,6 +14,8 @@ const LARGE_PAGE: u64 = 2 << 20;
 const LARGE: u64 = 0x83;
 /// Page table entry: present, writable, points to a table.
 const TABLE: u64 = 0x03;
+/// Page table entry: for ring 3 too.
+const USER: u64 = 0x04;
 
 /// A page directory: 512 large pages, 1 GiB.
 #[repr(align(4096))]
@@ -25,6 +27,8 @@ static mut SPARE: [PageDirectory; SPARE_DIRECTORIES] = [const { PageDirectory([0
 static SPARE_USED: AtomicUsize = AtomicUsize::new(0);
 
 unsafe extern "C" {
+    /// The root, in `guest/asm/entry.s`.
+    static mut page_map: [u64; 512];
     /// One entry a GiB, in `guest/asm/entry.s`.
     static mut page_directory_pointers: [u64; 512];
     /// Entries for the first GiB, in the same file.
@@ -60,6 +64,24 @@ pub fn map_gib(address: u64) -> bool {
     // An entry that was not present is not cached: no TLB flush (Intel SDM vol. 3A §4.10.2.3).
     *entry = addr_of!(*directory) as u64 | TABLE;
     true
+}
+
+/// Lets ring 3 reach the GiB around `address`, which is mapped. Before its first access: entries are changed that may be cached.
+pub fn open_to_ring_3(address: u64) {
+    let gib = (address / GIB) as usize;
+    assert!(gib < 512, "the tables reach 512 GiB");
+    // SAFETY: indices of the tables; the directory's address is in its entry, and one processor runs.
+    unsafe {
+        *addr_of_mut!(page_map).cast::<u64>() |= USER;
+        let pointer = addr_of_mut!(page_directory_pointers).cast::<u64>().add(gib);
+        *pointer |= USER;
+        let directory = (*pointer & !0xfff) as *mut u64;
+        for index in 0..512 {
+            *directory.add(index) |= USER;
+        }
+        // The tables are looked at again.
+        asm!("mov {0}, cr3", "mov cr3, {0}", out(reg) _, options(nostack, preserves_flags));
+    }
 }
 
 /// The entry that maps the large page at `address`, below 1 GiB.

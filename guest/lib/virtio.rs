@@ -20,10 +20,17 @@ pub const BLOCK: u32 = 2;
 /// Feature: the interface is that of virtio 1.0 and later (§6).
 pub const VERSION_1: u64 = 1 << 32;
 
+/// Feature: each side says at which index it wants to hear of the other's progress (§2.7.7, §2.7.10).
+pub const EVENT_IDX: u64 = 1 << 29;
+
 /// Where Hostel puts the first window, from one to the next, how many there may be.
 const WINDOWS: u64 = 0xd000_0000;
 const WINDOW_STEP: u64 = 0x1000;
 const WINDOWS_MAX: u64 = 8;
+/// Where QEMU's machine `microvm` has its windows, for comparisons (hw/i386/microvm.c).
+const MICROVM_WINDOWS: u64 = 0xfeb0_0000;
+const MICROVM_STEP: u64 = 0x200;
+const MICROVM_MAX: u64 = 24;
 /// The IOAPIC input of the first window's device; the next has the next.
 const FIRST_INPUT: u32 = 16;
 
@@ -67,16 +74,16 @@ pub struct Device {
 impl Device {
     /// The first device of this type.
     pub fn find(kind: u32) -> Option<Device> {
+        // One GiB holds the windows of both.
         assert!(map_gib(WINDOWS), "no page table left for the devices");
-        let mut window = WINDOWS;
-        while window < WINDOWS + WINDOWS_MAX * WINDOW_STEP {
+        let among = |first: u64, step: u64, count: u64| {
+            let mut windows = (0..count).map(move |index| first + index * step);
             // Where no device is, a read gives ones.
-            if read32(window + MAGIC) == VIRT && read32(window + DEVICE_ID) == kind {
-                return Some(Device { window });
-            }
-            window += WINDOW_STEP;
-        }
-        None
+            windows.find(|window| read32(window + MAGIC) == VIRT && read32(window + DEVICE_ID) == kind)
+        };
+        let window =
+            among(WINDOWS, WINDOW_STEP, WINDOWS_MAX).or_else(|| among(MICROVM_WINDOWS, MICROVM_STEP, MICROVM_MAX))?;
+        Some(Device { window })
     }
 
     /// Begins with the device: what it did before is forgotten, and of the features that it offers those in `wanted` are
@@ -237,6 +244,26 @@ impl<const SIZE: usize> Queue<SIZE> {
         unsafe { addr_of_mut!(self.available.heads[usize::from(index) % SIZE]).write_volatile(head) };
         // After all that was written so far, and before what is read next: the device may have gone to sleep meanwhile.
         self.available.index.swap(index.wrapping_add(1), Ordering::SeqCst);
+    }
+
+    /// How many chains have been made available, without end.
+    pub fn offered(&self) -> u16 {
+        self.available.index.load(Ordering::Relaxed)
+    }
+
+    /// With [`EVENT_IDX`]: whether the device wants a kick, now that there are more chains than the `before` that it may have
+    /// been kicked for.
+    pub fn wants_kick(&self, before: u16) -> bool {
+        // SAFETY: a field of the ring, which the device writes.
+        let event = unsafe { addr_of!(self.used.available_event).read_volatile() };
+        let now = self.offered();
+        now.wrapping_sub(event).wrapping_sub(1) < now.wrapping_sub(before)
+    }
+
+    /// With [`EVENT_IDX`]: no interrupt, please, for the next 2^15 chains.
+    pub fn keep_quiet(&mut self) {
+        // SAFETY: a field of the ring, which the device reads.
+        unsafe { addr_of_mut!(self.available.used_event).write_volatile(self.seen.wrapping_sub(1)) };
     }
 
     /// The next chain that the device has used: its head, and how many bytes were written.

@@ -148,6 +148,15 @@ pub static SAMPLES: &[Sample] = &[
         source: "guest/bin/virtio-blk.rs",
     },
     Sample {
+        name: "disk-bench",
+        shows: "how fast a disk is, measured from inside; and a writer made to be killed (--transport mmio --disk FILE)",
+        ends: "powers off: 0; no disk, or a request fails: 3",
+        image: image!("disk-bench"),
+        irqchip: Irqchip::Split,
+        cpus: 1,
+        source: "guest/bin/disk-bench.rs",
+    },
+    Sample {
         name: "virtio-net",
         shows: "answers ARP and ping by hand, or pings (--transport mmio --net switch:NAME)",
         ends: "powers off at end of input, or after three answers: 0; no device, or none: 3",

@@ -10,6 +10,12 @@ use std::io::{self, Seek, SeekFrom};
 use std::os::unix::fs::{FileTypeExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::time::Duration;
+
+/// How often a lock that somebody holds is tried, and how long to wait in between: half a second in all. The host takes the io_uring of
+/// a process that was killed apart when the process is gone already, and it holds the file, and so the lock, until then.
+const LOCK_TRIES: u32 = 100;
+const LOCK_PAUSE: Duration = Duration::from_millis(5);
 
 /// Bytes of a sector, the unit of virtio disks (virtio 1.2 §5.2.4).
 pub const SECTOR: u64 = 512;
@@ -85,7 +91,7 @@ impl Image {
         // A block device that is mounted, or part of a volume, is busy for who wants it exclusively (O_EXCL).
         let exclusive = if writes && kind.is_block_device() { libc::O_EXCL } else { 0 };
         let opened = OpenOptions::new().read(true).write(writes).custom_flags(exclusive).open(path);
-        let locked = opened.and_then(|file| calls::lock(&file, writes).map(|()| file));
+        let locked = opened.and_then(|file| lock(&file, writes).map(|()| file));
         let mut file = locked.map_err(|source| match source.raw_os_error() {
             Some(libc::EBUSY | libc::EAGAIN) => DiskError::InUse(path.into()),
             _ => failed(source),
@@ -97,6 +103,17 @@ impl Image {
             sectors => Ok(Image { file: Arc::new(file), sectors }),
         }
     }
+}
+
+/// Locks an open file, and waits a little for who is about to let it go.
+fn lock(file: &File, exclusive: bool) -> io::Result<()> {
+    for _ in 1..LOCK_TRIES {
+        match calls::lock(file, exclusive) {
+            Err(error) if error.raw_os_error() == Some(libc::EAGAIN) => std::thread::sleep(LOCK_PAUSE),
+            locked => return locked,
+        }
+    }
+    calls::lock(file, exclusive)
 }
 
 #[cfg(test)]
