@@ -163,6 +163,11 @@ pub struct DevicesConfig {
     #[arg(long, value_name = "PATH", value_parser = parse_disk, help_heading = "Devices")]
     pub disk: Vec<DiskChoice>,
 
+    /// Have the console on a virtio console (Linux: /dev/hvc0) with the terminal's size, instead of the serial port, whose output
+    /// is then watched and kept for diagnoses, but not shown
+    #[arg(long, help_heading = "Console")]
+    pub virtio_console: bool,
+
     /// A virtio entropy device: the host's random bytes
     #[arg(long, help_heading = "Devices")]
     pub rng: bool,

@@ -160,6 +160,18 @@ fn the_embedded_initramfs_drives_the_devices() {
     assert!(run.stderr.contains("only if they are built in. Looked in ") && run.stderr.contains("/usr/lib/modules/"));
 }
 
+/// The terminal's size shows on a terminal only; the kernel's messages stay on the serial port, where a panic is seen.
+#[test]
+fn a_virtio_console_is_the_console() {
+    let Some(kernel) = lab_kernel() else { return };
+    let talk = ["--expect", "hostel# ", "--send", r"nproc\n", "--expect", r"\n1\n", "--expect", "hostel# "];
+    let run = boot(&kernel, &[&talk[..], &["--virtio-console", "--send", r"panic\n", "--wait-exit"]].concat(), "");
+    assert_eq!(run.status, 12, "{}", run.stderr);
+    assert!(run.stderr.contains("last lines of the serial port:") && run.stderr.contains(PANIC), "{}", run.stderr);
+    let run = hostel(&["run", &kernel, "--virtio-console", "--cmdline=quiet", "--timeout", "240s"], "nproc\n");
+    assert_eq!((run.status, run.stdout.contains("hostel# 1")), (0, true), "{run:?}");
+}
+
 /// memtest86+ has no paravirtual parts: it needs the interrupt controllers of a PC, and shows its screen cell by cell.
 #[test]
 fn memtest_shows_its_screen_over_serial() {

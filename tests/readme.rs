@@ -285,12 +285,14 @@ fn every_device_has_its_row() {
         net: Vec::new(),
         pcap: None,
         rng: false,
+        virtio_console: false,
         transport: TransportChoice::Mmio,
     };
     // The places of virtio devices are those of the first.
     let configs = [
         DevicesConfig { rng: true, transport: TransportChoice::Pci, ..none() },
         DevicesConfig { rng: true, ..none() },
+        DevicesConfig { virtio_console: true, ..none() },
         DevicesConfig { disk: vec![disk()], ..none() },
         DevicesConfig { net: vec![NetChoice { kind: NetKind::Tap("tap0".into()), mac: None }], ..none() },
     ];

@@ -170,7 +170,7 @@ fn sysrq(arguments: &[&str]) -> Result<(), Errno> {
 }
 
 /// The start of a file, as far as `buffer` holds it.
-fn read_file<'a>(path: &str, buffer: &'a mut [u8]) -> Result<&'a str, Errno> {
+pub fn read_file<'a>(path: &str, buffer: &'a mut [u8]) -> Result<&'a str, Errno> {
     let file = syscalls::open(path, Access::Read)?;
     let bytes = syscalls::read(file, buffer);
     syscalls::close(file);

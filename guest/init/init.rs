@@ -11,6 +11,7 @@
 #[path = "../lib/bytes.rs"]
 mod bytes;
 mod commands;
+mod console;
 mod modules;
 mod syscalls;
 
@@ -61,6 +62,7 @@ extern "C" fn main(count: usize, arguments: *const *const i8) -> ! {
             print!("cannot mount {target}: {error}\n");
         }
     }
+    console::take();
     commands::greet();
     for index in 1..count {
         // SAFETY: the kernel passes `count` pointers to strings that end with a zero byte and stay.

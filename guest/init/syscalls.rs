@@ -85,6 +85,8 @@ pub enum Access {
     Read = 0,
     /// To write to it.
     Write = 1,
+    /// To do both, and not to have a terminal as the controlling one (`O_NOCTTY`).
+    Both = 0o402,
     /// To list what it holds.
     Directory = 0o200_000,
 }
@@ -94,6 +96,20 @@ pub fn open(path: &str, access: Access) -> Result<usize, Errno> {
     let path = Path::new(path)?;
     // SAFETY: `path` ends with a zero byte.
     unsafe { call(2, [path.pointer(), access as usize, 0, 0, 0]) }
+}
+
+/// `dup2(2)`: has `copy` be the open file `file`.
+pub fn duplicate(file: usize, copy: usize) -> Result<(), Errno> {
+    // SAFETY: takes no pointer.
+    unsafe { call(33, [file, copy, 0, 0, 0]) }?;
+    Ok(())
+}
+
+/// `nanosleep(2)` of so many milliseconds, less than a second.
+pub fn sleep(milliseconds: u64) {
+    let duration = [0, milliseconds * 1_000_000];
+    // SAFETY: the kernel reads two 64-bit numbers; a null pointer asks for no rest.
+    let _ = unsafe { call(35, [duration.as_ptr() as usize, 0, 0, 0, 0]) };
 }
 
 /// `close(2)`; there is nothing to do about an error.

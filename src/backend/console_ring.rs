@@ -66,8 +66,8 @@ pub fn console_ring(watched: bool, wake: Wake) -> (ConsoleRing, RingReader) {
 }
 
 impl Ring {
-    fn has_room(&self) -> bool {
-        self.output.len() < RING_BYTES && self.unseen.as_ref().is_none_or(|unseen| unseen.len() < RING_BYTES)
+    fn room(&self) -> usize {
+        RING_BYTES - self.output.len().max(self.unseen.as_ref().map_or(0, VecDeque::len))
     }
 
     /// Queues `byte`; false if the sink will never get it.
@@ -97,28 +97,38 @@ impl Shared {
     }
 }
 
-impl SerialOutput for ConsoleRing {
-    fn put(&mut self, byte: u8) -> bool {
+impl ConsoleRing {
+    /// Puts all of `bytes`; those for which there is no room are lost and counted. False: some are.
+    pub fn put_all(&self, bytes: &[u8]) -> bool {
         let mut ring = self.0.lock();
         let was_urgent = ring.urgent();
-        let taken = ring.put(byte);
-        if !taken {
-            ring.dropped += 1;
-        }
+        let lost = bytes.iter().filter(|byte| !ring.put(**byte)).count();
+        ring.dropped += lost as u64;
         let wake = !ring.woken || (ring.urgent() && !was_urgent);
         ring.woken = true;
         drop(ring);
         if wake {
             (self.0.wake)();
         }
-        taken
+        lost == 0
+    }
+
+    /// Bytes for which there is room now. After none, the device is told when there is ([`RingReader::take_refusal`]).
+    pub fn room(&self) -> usize {
+        let mut ring = self.0.lock();
+        let room = ring.room();
+        ring.refused |= room == 0;
+        room
+    }
+}
+
+impl SerialOutput for ConsoleRing {
+    fn put(&mut self, byte: u8) -> bool {
+        self.put_all(&[byte])
     }
 
     fn has_room(&self) -> bool {
-        let mut ring = self.0.lock();
-        let room = ring.has_room();
-        ring.refused |= !room;
-        room
+        self.room() > 0
     }
 
     fn input_has_room(&mut self) {
@@ -166,7 +176,7 @@ impl RingReader {
     #[must_use = "the device waits for it"]
     pub fn take_refusal(&mut self) -> bool {
         let mut ring = self.0.lock();
-        let over = ring.refused && ring.has_room();
+        let over = ring.refused && ring.room() > 0;
         ring.refused &= !over;
         over
     }

@@ -2,8 +2,10 @@
 
 pub mod block;
 pub mod console_input;
+pub mod console_link;
 pub mod console_output;
 pub mod console_peer;
+pub mod console_port;
 pub mod console_ring;
 pub mod console_sink;
 pub mod expect;

@@ -1,4 +1,4 @@
-//! SIGINT, SIGTERM, SIGHUP and SIGCONT as events: the handler notes the signal and wakes the control thread, nothing more.
+//! SIGINT, SIGTERM, SIGHUP, SIGCONT and SIGWINCH as events: the handler notes the signal and wakes the control thread, nothing more.
 //!
 //! Source: signal-safety(7): a handler may store into an atomic and call write(2).
 
@@ -15,6 +15,8 @@ const ENDING: [i32; 3] = [libc::SIGINT, libc::SIGTERM, libc::SIGHUP];
 static CAME: AtomicI32 = AtomicI32::new(0);
 /// Whether the process was continued after a stop.
 static CONTINUED: AtomicBool = AtomicBool::new(false);
+/// Whether the terminal's size changed.
+static RESIZED: AtomicBool = AtomicBool::new(false);
 /// The eventfd that wakes the control thread; -1 before there is one.
 static WAKE: AtomicI32 = AtomicI32::new(-1);
 
@@ -34,10 +36,17 @@ impl Signals {
         WAKE.store(waker.fd().as_raw_fd(), Ordering::SeqCst);
         let wanted = ENDING.into_iter().filter(|signal| !is_ignored(*signal));
         for signal in wanted.chain([libc::SIGCONT]) {
-            let refused = |error: vmm_sys_util::errno::Error| io::Error::from_raw_os_error(error.errno());
-            register_signal_handler(signal, on_signal).map_err(refused)?;
+            catch(signal)?;
         }
         Ok(Signals { _waker: waker })
+    }
+
+    /// Catches changes of the terminal's size too.
+    ///
+    /// # Errors
+    /// The host refuses a handler.
+    pub fn catch_resizes(&self) -> io::Result<()> {
+        catch(libc::SIGWINCH)
     }
 
     /// The first ending signal that came.
@@ -49,12 +58,21 @@ impl Signals {
     pub fn continued(&self) -> bool {
         CONTINUED.swap(false, Ordering::SeqCst)
     }
+
+    /// Whether the terminal's size changed since the last call.
+    pub fn resized(&self) -> bool {
+        RESIZED.swap(false, Ordering::SeqCst)
+    }
 }
 
 impl Drop for Signals {
     fn drop(&mut self) {
         WAKE.store(-1, Ordering::SeqCst);
     }
+}
+
+fn catch(signal: libc::c_int) -> io::Result<()> {
+    register_signal_handler(signal, on_signal).map_err(|error| io::Error::from_raw_os_error(error.errno()))
 }
 
 fn is_ignored(signal: libc::c_int) -> bool {
@@ -66,11 +84,11 @@ fn is_ignored(signal: libc::c_int) -> bool {
 }
 
 extern "C" fn on_signal(signal: libc::c_int, _info: *mut libc::siginfo_t, _context: *mut libc::c_void) {
-    if signal == libc::SIGCONT {
-        CONTINUED.store(true, Ordering::SeqCst);
-    } else {
+    match signal {
+        libc::SIGCONT => CONTINUED.store(true, Ordering::SeqCst),
+        libc::SIGWINCH => RESIZED.store(true, Ordering::SeqCst),
         // A second ending signal changes nothing.
-        let _ = CAME.compare_exchange(0, signal, Ordering::SeqCst, Ordering::SeqCst);
+        _ => drop(CAME.compare_exchange(0, signal, Ordering::SeqCst, Ordering::SeqCst)),
     }
     let wake = WAKE.load(Ordering::SeqCst);
     let one = 1u64.to_ne_bytes();

@@ -6,9 +6,11 @@
 //!
 //! Sources: termios(3) "Raw mode", signal-safety(7) (tcsetattr is on the list), credentials(7) on process groups.
 
+use super::console_port::TerminalSize;
 use rustix::stdio::stdin;
 use rustix::termios::{
-    InputModes, LocalModes, OptionalActions, SpecialCodeIndex, Termios, isatty, tcgetattr, tcgetpgrp, tcsetattr,
+    InputModes, LocalModes, OptionalActions, SpecialCodeIndex, Termios, isatty, tcgetattr, tcgetpgrp, tcgetwinsize,
+    tcsetattr,
 };
 use std::sync::OnceLock;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -85,6 +87,13 @@ pub fn in_foreground() -> bool {
 /// Whether a person sits in front: standard input and standard error are terminals.
 pub fn is_interactive() -> bool {
     isatty(stdin()) && isatty(rustix::stdio::stderr())
+}
+
+/// Size of the terminal that shows the guest's output, or else of the one that input comes from.
+pub fn size() -> Option<TerminalSize> {
+    let size = tcgetwinsize(rustix::stdio::stdout()).or_else(|_| tcgetwinsize(stdin())).ok()?;
+    // A terminal that does not know says 0.
+    (size.ws_col > 0 && size.ws_row > 0).then_some(TerminalSize { columns: size.ws_col, rows: size.ws_row })
 }
 
 /// Restores the terminal if it is raw because of us. May be called from anywhere, a signal handler included, and often.

@@ -14,6 +14,9 @@ const LINUX_DEFAULTS: &[&str] = &[
     "random.trust_cpu=on",
 ];
 
+/// Where there is a virtio console, it is the console; the serial port has the kernel's messages from the start on.
+const VIRTIO_CONSOLE: &str = "console=hvc0";
+
 /// Where there is no PCI bridge, its configuration ports would be probed.
 const NO_PCI: &str = "pci=off";
 
@@ -22,6 +25,8 @@ const NO_PCI: &str = "pci=off";
 pub struct Words<'a> {
     /// The machine has a PCI bridge.
     pub pci: bool,
+    /// The machine has a virtio console, which is to be the guest's.
+    pub virtio_console: bool,
     /// The guest is Linux, and gets its default words.
     pub linux_defaults: bool,
     /// What the user appends.
@@ -39,6 +44,7 @@ impl Words<'_> {
         if self.linux_defaults {
             words.extend(LINUX_DEFAULTS);
             words.extend((!self.pci).then_some(NO_PCI));
+            words.extend(self.virtio_console.then_some(VIRTIO_CONSOLE));
         }
         words.push(self.user.trim());
         if self.linux && !self.arguments.is_empty() {

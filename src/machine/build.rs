@@ -177,6 +177,7 @@ pub fn prepare(config: &RunConfig) -> Result<Blueprint, BuildError> {
     let words = Words {
         linux: kernel.is_linux(),
         pci: nodes.iter().any(|node| node.name == "PCI"),
+        virtio_console: config.devices.virtio_console,
         linux_defaults: kernel.is_linux() && !config.boot.no_default_cmdline,
         user: &config.boot.cmdline,
         arguments: &config.args,

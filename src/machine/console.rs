@@ -1,17 +1,21 @@
 //! The console of a running machine: output, input, keys and prompt, as one thing for the control loop.
+//!
+//! Its device is the serial port, or a virtio console. Beside that the serial port has what a kernel logs, which is watched and not shown.
 
 use crate::backend::console_input::{ConsoleInput, EndOfInput, Typed};
+use crate::backend::console_link::{LinkLine, LinkPort, console_link};
 use crate::backend::console_output::ConsoleOutput;
 use crate::backend::console_peer::{ConsolePeer, PeerError};
-use crate::backend::console_ring::{ConsoleRing, console_ring};
+use crate::backend::console_ring::{ConsoleRing, Wake, console_ring};
 use crate::backend::console_sink::{ConsoleSink, SinkError};
 use crate::backend::expect::{Event, Expectation, Watch, Watcher};
 use crate::backend::keys::{KEYS_HELP, KEYS_LINE, KeyAction};
 use crate::backend::monitor::{COMMANDS_HELP, Command, PROMPT};
 use crate::backend::send_text::{SendTextError, send_text};
 use crate::backend::stream_pattern::PatternError;
-use crate::backend::terminal::{RawTerminal, TerminalError, is_interactive};
+use crate::backend::terminal::{self, RawTerminal, TerminalError, is_interactive};
 use crate::bus::bus::{Shared, lock};
+use crate::bus::stream::SerialInput;
 use crate::config::{ConsoleChoice, RunConfig, ScriptStep};
 use crate::devices::serial::Serial;
 use crate::event_loop::{Interest, Waker};
@@ -27,6 +31,16 @@ pub struct Console {
     terminal: Option<RawTerminal>,
     /// Where a user comes and goes.
     peer: Option<ConsolePeer>,
+    /// Where its device is a virtio console: the line to that, and the serial port's output.
+    virtio: Option<(LinkLine, ConsoleOutput)>,
+}
+
+/// The devices' ends of the console.
+pub struct Ends {
+    /// The serial port's, and the debug console's.
+    pub serial: ConsoleRing,
+    /// The virtio console's, where there is one, and what wakes that.
+    pub virtio: Option<(LinkPort, Waker)>,
 }
 
 /// Which of the console's descriptors is ready.
@@ -63,6 +77,8 @@ pub enum ConsoleError {
     Pattern(#[from] PatternError),
     #[error(transparent)]
     Text(#[from] SendTextError),
+    #[error("create the virtio console's waker: {0}")]
+    Waker(#[from] std::io::Error),
 }
 
 impl ConsoleError {
@@ -95,16 +111,14 @@ pub fn watcher(config: &RunConfig, is_linux: bool) -> Result<Option<Watcher>, Co
 }
 
 impl Console {
-    /// Opens the console; `waker` wakes the control loop when the guest has printed something. The ring is the devices' end.
+    /// Opens the console; `waker` wakes the control loop when the guest has printed something.
     ///
     /// # Errors
     /// The file or the terminal refuses.
-    pub fn open(
-        config: &RunConfig,
-        watcher: Option<Watcher>,
-        waker: Waker,
-    ) -> Result<(Console, ConsoleRing), ConsoleError> {
-        let (ring, reader) = console_ring(watcher.is_some(), Arc::new(move || waker.wake()));
+    pub fn open(config: &RunConfig, watcher: Option<Watcher>, waker: Waker) -> Result<(Console, Ends), ConsoleError> {
+        let wake: Wake = Arc::new(move || waker.wake());
+        let (ring, reader) = console_ring(watcher.is_some(), wake.clone());
+        let (ends, virtio) = ends(config, ring, wake)?;
         let scripted = config.console.script.iter().any(|step| matches!(step, ScriptStep::Send(_)));
         let end = if scripted { EndOfInput::Silent } else { EndOfInput::CtrlD };
         let (sink, input, peer) = match &config.console.console {
@@ -126,7 +140,9 @@ impl Console {
         if terminal.is_some() && is_interactive() {
             say(KEYS_LINE);
         }
-        Ok((Console { output, input, terminal, peer }, ring))
+        let console = Console { output, input, terminal, peer, virtio };
+        console.resized();
+        Ok((console, ends))
     }
 
     /// What to wait for.
@@ -140,7 +156,8 @@ impl Console {
 
     /// When to take a turn at the latest.
     pub fn due(&self) -> Option<Instant> {
-        [self.output.due(), self.peer.as_ref().and_then(ConsolePeer::due)].into_iter().flatten().min()
+        let log = self.virtio.as_ref().and_then(|(_, log)| log.due());
+        [self.output.due(), log, self.peer.as_ref().and_then(ConsolePeer::due)].into_iter().flatten().min()
     }
 
     /// Moves output and input on. `ready` says whether input was reported ready.
@@ -148,6 +165,13 @@ impl Console {
         self.meet(now);
         let turn = self.output.turn(now);
         let mut events = Vec::new();
+        if let Some((_, log)) = &mut self.virtio {
+            let turn = log.turn(now);
+            events.extend(turn.events.into_iter().map(ConsoleEvent::Seen));
+            if turn.output_has_room {
+                SerialInput::output_has_room(&mut *lock(serial));
+            }
+        }
         if input_ready {
             for typed in self.input.read() {
                 events.extend(asked(typed));
@@ -159,12 +183,25 @@ impl Console {
             }
             events.push(ConsoleEvent::Seen(event));
         }
-        let mut device = lock(serial);
-        if turn.output_has_room {
-            crate::bus::stream::SerialInput::output_has_room(&mut *device);
+        let Console { input, virtio, .. } = self;
+        let mut offer = |device: &mut dyn SerialInput| {
+            if turn.output_has_room {
+                device.output_has_room();
+            }
+            input.offer(device);
+        };
+        match virtio {
+            Some((line, _)) => offer(line),
+            None => offer(&mut *lock(serial)),
         }
-        self.input.offer(&mut *device);
         events
+    }
+
+    /// The terminal may have another size.
+    pub fn resized(&self) {
+        if let (Some((line, _)), Some(size)) = (&self.virtio, terminal::size().filter(|_| self.peer.is_none())) {
+            line.resize(size);
+        }
     }
 
     /// Connects whoever has come, and lets go whoever has left.
@@ -180,9 +217,15 @@ impl Console {
         }
     }
 
-    /// A break on the line with a key behind it.
+    /// A break on the serial line with a key behind it.
     pub fn send_break(&mut self, key: u8, serial: &Shared<Serial>) {
-        self.input.send_break(&mut *lock(serial), key);
+        let mut serial = lock(serial);
+        if self.virtio.is_some() {
+            serial.receive_break();
+            serial.receive(&[key]);
+        } else {
+            self.input.send_break(&mut *serial, key);
+        }
     }
 
     /// The process was continued after a stop.
@@ -195,13 +238,44 @@ impl Console {
 
     /// Writes all that is left, when no vCPU runs any more; returns what was seen in it.
     pub fn drain(&mut self, serial: &Shared<Serial>) -> Vec<Event> {
-        self.output.drain(&mut *lock(serial))
+        let mut serial = lock(serial);
+        match &mut self.virtio {
+            Some((line, log)) => {
+                let mut events = log.drain(&mut *serial);
+                events.extend(self.output.drain(line));
+                events
+            }
+            None => self.output.drain(&mut *serial),
+        }
+    }
+
+    /// The last lines of the serial port, where that is not the console.
+    pub fn serial_lines(&self) -> Vec<String> {
+        let watcher = self.virtio.as_ref().and_then(|(_, log)| log.watcher());
+        watcher.map(|watcher| watcher.last_lines()).unwrap_or_default()
     }
 
     /// The output, for whoever reports on it.
     pub fn output(&self) -> &ConsoleOutput {
         &self.output
     }
+}
+
+/// The devices' ends of a console whose output goes to `ring`, and what the console keeps of a virtio console.
+fn ends(
+    config: &RunConfig,
+    ring: ConsoleRing,
+    wake: Wake,
+) -> Result<(Ends, Option<(LinkLine, ConsoleOutput)>), ConsoleError> {
+    if !config.devices.virtio_console {
+        return Ok((Ends { serial: ring, virtio: None }, None));
+    }
+    let device = Waker::new()?;
+    let (port, line) = console_link(ring, device.clone());
+    let (serial, reader) = console_ring(true, wake);
+    let watcher = Watcher::new(Watch { expect: Vec::new(), reject: config.console.reject.clone(), linux: true })?;
+    let log = ConsoleOutput::new(reader, ConsoleSink::none(), Some(watcher));
+    Ok((Ends { serial, virtio: Some((port, device)) }, Some((line, log))))
 }
 
 /// What the control loop does about something typed; the rest is answered here.

@@ -87,6 +87,7 @@ mod tests {
             met,
             reject: vec!["linux".into(), "no way".into()],
             last_lines: vec!["last & least\x1b".into()],
+            serial_lines: Vec::new(),
             lost_bytes: 0,
             counted: Counted::default(),
         }

@@ -28,6 +28,7 @@ use crate::event_loop::{self, Interest, Waker};
 use crate::kvm::kick;
 use crate::vcpu::cpu::CpuError;
 use crate::vcpu::handler::{ExitHandler, StopReason};
+use crate::virtio::console::Console as VirtioConsole;
 use std::io;
 use std::sync::Arc;
 use std::sync::mpsc::Receiver;
@@ -51,6 +52,8 @@ pub struct Finished {
     pub phases: Phases,
     /// The console's last lines, where it was watched.
     pub last_lines: Vec<String>,
+    /// Those of the serial port, where that is not the console.
+    pub serial_lines: Vec<String>,
     /// Expectations that were met.
     pub expectations_met: usize,
     /// Each vCPU's registers when the deadline or a panic ended the run, at one or more looks.
@@ -119,13 +122,17 @@ pub fn run(
     let signals = Signals::catch(waker.clone()).map_err(host("catch signals"))?;
     kick::install_handler().map_err(host("install the vCPU kick"))?;
     let watcher = console::watcher(config, blueprint.is_linux)?;
-    let (console, ring) = Console::open(config, watcher, waker.clone())?;
+    let (console, ends) = Console::open(config, watcher, waker.clone())?;
     let (reporter, events) = Reporter::new(waker.clone());
     let mut debugger = config.gdb.as_ref().map(|at| Stub::listen(at, blueprint.ram.clone())).transpose()?;
     let notes = reporter.clone();
     let note = Box::new(move |text| notes.report(MachineEvent::Note(text)));
-    let virtio = virtio::open(&config.devices, &blueprint.name, blueprint.cpus)?;
-    let host_ends = Host { serial: Box::new(ring.clone()), debug_console: Box::new(ring), virtio };
+    let mut virtio = virtio::open(&config.devices, &blueprint.name, blueprint.cpus)?;
+    if let Some((port, device)) = ends.virtio {
+        virtio.insert(0, Box::new(VirtioConsole::new(vec![Box::new(port)], device)));
+        signals.catch_resizes().map_err(host("catch changes of the terminal's size"))?;
+    }
+    let host_ends = Host { serial: Box::new(ends.serial.clone()), debug_console: Box::new(ends.serial), virtio };
     let watched = watch.tracing.map(|tracing| tracing.watched()).unwrap_or_default();
     let mut machine = blueprint.build(host_ends, note, watched).map_err(|error| match signals.came() {
         Some(signal) => RunError::Signal(signal),
@@ -216,6 +223,9 @@ impl Control<'_> {
             let now = Instant::now();
             if self.signals.continued() {
                 self.console.continued();
+            }
+            if self.signals.resized() {
+                self.console.resized();
             }
             let mut outcome = self.signals.came().map(Outcome::Signal);
             let mut decided = |other: Outcome| {
@@ -368,6 +378,7 @@ impl Control<'_> {
             ran,
             phases,
             last_lines: watcher.map(|watcher| watcher.last_lines()).unwrap_or_default(),
+            serial_lines: self.console.serial_lines(),
             expectations_met: watcher.map_or(0, |watcher| watcher.met()),
             looks: self.looks,
             counted: self.counters.map(|counters| counters.read()).unwrap_or_default(),

@@ -31,6 +31,8 @@ pub struct Run {
     pub reject: Vec<String>,
     /// The last lines of the console, oldest first.
     pub last_lines: Vec<String>,
+    /// Those of the serial port, where that is not the console.
+    pub serial_lines: Vec<String>,
     /// Bytes of the console that reached nobody.
     pub lost_bytes: u64,
     /// What KVM and Hostel counted; nothing where the run was not traced.
@@ -73,6 +75,9 @@ struct ResultFile<'a> {
     expectations_met: usize,
     lost_bytes: u64,
     last_lines: &'a [String],
+    /// Where the serial port is not the console.
+    #[serde(skip_serializing_if = "<[String]>::is_empty")]
+    serial_lines: &'a [String],
 }
 
 impl Run {
@@ -99,6 +104,7 @@ impl Run {
             expectations_met: self.met,
             lost_bytes: self.lost_bytes,
             last_lines: &self.last_lines,
+            serial_lines: &self.serial_lines,
         };
         serde_json::to_string_pretty(&result).expect("plain data with string keys") + "\n"
     }
@@ -109,9 +115,10 @@ impl Run {
             return None;
         }
         let mut text = self.reason() + "\n";
-        if self.ending.is_about_the_console() && !self.last_lines.is_empty() {
-            text.push_str("last lines of the console:\n");
-            for line in &self.last_lines {
+        let shown = [("console", &self.last_lines), ("serial port", &self.serial_lines)];
+        for (what, lines) in shown.iter().filter(|(_, lines)| self.ending.is_about_the_console() && !lines.is_empty()) {
+            writeln!(text, "last lines of the {what}:").expect("strings take all");
+            for line in *lines {
                 writeln!(text, "  | {line}").expect("strings take all");
             }
         }
@@ -214,6 +221,7 @@ impl Run {
             met: 0,
             reject,
             last_lines: Vec::new(),
+            serial_lines: Vec::new(),
             lost_bytes: 0,
             counted: Counted::default(),
         }
@@ -274,6 +282,7 @@ mod tests {
             met,
             reject: vec!["linux".into()],
             last_lines: vec!["a".into(), "b \"c\"".into()],
+            serial_lines: vec!["log".into()],
             lost_bytes: 7,
             counted: Counted::default(),
         }
@@ -286,7 +295,7 @@ mod tests {
             "image": "shell", "ended_by": "guest", "kind": "debug-exit", "value": 300, "status": 89,
             "duration_ms": 1500,
             "phases_us": {"process_start": 1, "load": 2, "kvm": 3, "first_entry": 4, "guest": 5}, "expectations": 2, "expectations_met": 2, "lost_bytes": 7,
-            "last_lines": ["a", "b \"c\""],
+            "last_lines": ["a", "b \"c\""], "serial_lines": ["log"],
         });
         assert_eq!(json, expected);
     }
@@ -303,7 +312,8 @@ mod tests {
     #[test]
     fn a_failure_shows_the_pattern_and_the_last_lines() {
         let text = run(Outcome::ExpectationUnmet { pattern: "two".into() }, 1).failure().unwrap();
-        assert_eq!(text, "expectation 2 of 2 is not met: two\nlast lines of the console:\n  | a\n  | b \"c\"\n");
+        let last = "last lines of the console:\n  | a\n  | b \"c\"\nlast lines of the serial port:\n  | log\n";
+        assert_eq!(text, format!("expectation 2 of 2 is not met: two\n{last}"));
         let deadline = run(Outcome::Deadline, 0).failure().unwrap();
         assert!(deadline.starts_with("the deadline passed; expectation 1 of 2 is not met: one\n"), "{deadline}");
         assert!(deadline.contains("  | a\n"), "{deadline}");

@@ -76,6 +76,7 @@ fn told(config: &RunConfig, blueprint: &Blueprint, finished: Finished) -> Run {
         met: finished.expectations_met,
         reject: config.console.reject.clone(),
         last_lines: finished.last_lines,
+        serial_lines: finished.serial_lines,
         lost_bytes: finished.console_bytes_lost,
         counted: finished.counted,
     }
@@ -98,6 +99,7 @@ fn not_begun(config: &RunConfig, error: &RunError) -> Run {
         met: 0,
         reject: config.console.reject.clone(),
         last_lines: Vec::new(),
+        serial_lines: Vec::new(),
         lost_bytes: 0,
         counted: Counted::default(),
     }

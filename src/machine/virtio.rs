@@ -55,7 +55,8 @@ pub enum DeviceError {
     Capture { path: PathBuf, source: io::Error },
 }
 
-/// Opens the devices that `config` asks for, in the order of their places. `name` is the machine's, `cpus` the number of its vCPUs.
+/// Opens the devices that `config` asks for, in the order of their places, behind the console, which is the first. `name` is the
+/// machine's, `cpus` the number of its vCPUs.
 ///
 /// # Errors
 /// The host refuses what is behind one of them.
@@ -101,7 +102,8 @@ pub fn most(transport: TransportChoice) -> usize {
 
 /// Names of the devices that `config` asks for, and what they are.
 pub fn names(config: &DevicesConfig) -> Vec<(&'static str, &'static str)> {
-    let mut names: Vec<_> = config.rng.then_some(("virtio-rng", "virtio entropy device")).into_iter().collect();
+    let mut names: Vec<_> = config.virtio_console.then_some(("virtio-console", "virtio console")).into_iter().collect();
+    names.extend(config.rng.then_some(("virtio-rng", "virtio entropy device")));
     names.extend(config.disk.iter().map(|_| ("virtio-blk", "virtio disk")));
     names.extend(config.net.iter().map(|_| ("virtio-net", "virtio network device")));
     names

@@ -3,6 +3,7 @@
 #![forbid(unsafe_code)]
 
 pub mod blk;
+pub mod console;
 pub mod device;
 pub mod driver;
 pub mod function;
