@@ -10,7 +10,7 @@ use super::io::{IoHandler, MachineIo};
 use super::outcome::{Outcome, Stopped};
 use super::phases::{Phases, now_us};
 use super::tracing::TracingError;
-use super::virtio::{self, DeviceError};
+use super::virtio::{self, DeviceError, Opened};
 use super::watch::Watch;
 use crate::arch::cpu_state::CpuState;
 use crate::backend::expect::Event;
@@ -127,7 +127,9 @@ pub fn run(
     let mut debugger = config.gdb.as_ref().map(|at| Stub::listen(at, blueprint.ram.clone())).transpose()?;
     let notes = reporter.clone();
     let note = Box::new(move |text| notes.report(MachineEvent::Note(text)));
-    let mut virtio = virtio::open(&config.devices, &blueprint.name, blueprint.cpus)?;
+    // The socket's name goes with the machine, however it ends.
+    let Opened { devices: mut virtio, socket: _socket } =
+        virtio::open(&config.devices, &blueprint.name, blueprint.cpus)?;
     if let Some((port, device)) = ends.virtio {
         virtio.insert(0, Box::new(VirtioConsole::new(vec![Box::new(port)], device)));
         signals.catch_resizes().map_err(host("catch changes of the terminal's size"))?;
