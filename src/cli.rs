@@ -1,5 +1,6 @@
 //! The command line: verbs and where they lead. Options of `run` are fields of [`RunConfig`].
 
+use crate::backend::balloon;
 use crate::backend::net_switch::is_name;
 use crate::bench::report::Part;
 use crate::config::{IrqchipChoice, ReportChoice, RunConfig, ScriptStep, TraceConfig};
@@ -191,6 +192,10 @@ fn check(verb: &str, config: &RunConfig) -> Result<(), clap::Error> {
     if devices > most {
         return wrong(&format!("{devices} virtio devices: this transport has room for {most}"));
     }
+    if let Some(size) = config.devices.balloon {
+        balloon::check(size, config.machine.mem.size())
+            .map_err(|error| mistake(verb, ErrorKind::ValueValidation, error))?;
+    }
     if !config.console.script.is_empty() || !config.console.reject.is_empty() {
         console::watcher(config, false).map_err(|error| mistake(verb, ErrorKind::ValueValidation, error))?;
     }
@@ -292,6 +297,8 @@ mod tests {
             &["trace", "--step", "1", "--explain"],
             &["trace", "--export", "a", "--report", "html:a"],
             &["run", "--disk", "a,rw"],
+            &["run", "--balloon", "512M"],
+            &["run", "--balloon", "much"],
             &[["run", "--transport=mmio"].as_slice(), &["--disk=a"; 9]].concat(),
             &["fly"],
             &[],

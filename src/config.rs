@@ -1,15 +1,15 @@
 //! What a run was asked for: every option of `hostel run`, parsed into valid values. The doc comments are the help texts.
 
 use crate::arch::irqchip::Irqchip;
-use crate::arch::layout::{GIB, MAX_CPUS, MIB};
+use crate::arch::layout::MAX_CPUS;
 use crate::backend::block::disk::Mode;
 use crate::backend::local_socket::LocalAddress;
 use crate::backend::net_passt::Forward;
 use crate::backend::net_switch::is_name;
-use crate::backend::vsock::exchange::PATH_MAX;
 use crate::boot::format::ImageFormat;
 use crate::kvm::msr_filter::MsrFilter;
 use crate::memory::map::MemoryMap;
+use crate::memory::size::parse_size;
 use crate::virtio::blk::ID_SIZE;
 use clap::{Args, ValueEnum};
 use std::ffi::OsString;
@@ -173,6 +173,11 @@ pub struct DevicesConfig {
     #[arg(long, help_heading = "Devices")]
     pub rng: bool,
 
+    /// A virtio memory balloon of this size, 0 for an empty one: the guest gives so much memory back to the host, and takes it again
+    /// before it runs out; `balloon SIZE` behind Ctrl-A c changes it
+    #[arg(long, value_name = "SIZE", value_parser = parse_size, help_heading = "Devices")]
+    pub balloon: Option<u64>,
+
     /// A network device: user[,forward=HOST:GUEST] (through passt, without root), switch:NAME (with other machines of this user) or tap:INTERFACE; with ,mac=ADDRESS; repeatable
     #[arg(long, value_name = "KIND", value_parser = parse_net, help_heading = "Devices")]
     pub net: Vec<NetChoice>,
@@ -180,11 +185,6 @@ pub struct DevicesConfig {
     /// Write the frames of all network devices to a file, for tcpdump and tshark
     #[arg(long, value_name = "FILE", requires = "net", help_heading = "Devices")]
     pub pcap: Option<PathBuf>,
-
-    /// A virtio socket device. A process of the host connects to the Unix socket PATH and says CONNECT PORT; a guest that connects to
-    /// port N of the host reaches the socket PATH_N
-    #[arg(long, value_name = "PATH", value_parser = parse_vsock, help_heading = "Devices")]
-    pub vsock: Option<PathBuf>,
 
     /// How virtio devices are reached
     #[arg(long, value_name = "KIND", value_enum, default_value = "pci", help_heading = "Devices")]
@@ -418,17 +418,7 @@ pub enum ReportChoice {
 }
 
 fn parse_ram(text: &str) -> Result<MemoryMap, String> {
-    let (number, unit) = split_unit(text);
-    let number: u64 = number.parse().map_err(|_| "not a number with a unit, such as 512M or 5G".to_string())?;
-    let factor = match unit.to_ascii_uppercase().trim_end_matches('B').trim_end_matches('I') {
-        "K" => 1 << 10,
-        "" | "M" => MIB,
-        "G" => GIB,
-        "T" => GIB << 10,
-        _ => return Err(format!("unknown unit {unit:?}: use K, M, G or T")),
-    };
-    let size = number.checked_mul(factor).ok_or("more than any machine can address")?;
-    MemoryMap::new(size).map_err(|error| error.to_string())
+    MemoryMap::new(parse_size(text)?).map_err(|error| error.to_string())
 }
 
 fn parse_duration(text: &str) -> Result<Duration, String> {
@@ -535,14 +525,6 @@ fn parse_mac(text: &str) -> Option<[u8; 6]> {
     (mac[0] & 1 == 0 && mac != [0; 6]).then_some(mac)
 }
 
-fn parse_vsock(text: &str) -> Result<PathBuf, String> {
-    match text.len() {
-        0 => Err("use the path of a socket".into()),
-        1..=PATH_MAX => Ok(text.into()),
-        _ => Err(format!("a socket's path and _PORT behind it have 107 bytes: {PATH_MAX} at most")),
-    }
-}
-
 fn parse_report(text: &str) -> Result<ReportChoice, String> {
     match text.split_once(':') {
         Some(("junit", path)) if !path.is_empty() => Ok(ReportChoice::Junit(path.into())),
@@ -559,6 +541,7 @@ pub fn image_name(image: &Option<PathBuf>) -> OsString {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::arch::layout::{GIB, MIB};
 
     #[test]
     fn ram_takes_units_and_refuses_the_absurd() {
@@ -617,8 +600,6 @@ mod tests {
         for bad in ["file:", "file", "socket:", "pty:x", ""] {
             assert!(parse_console(bad).unwrap_err().contains("stdio"), "{bad}");
         }
-        assert_eq!(parse_vsock("a.sock"), Ok("a.sock".into()));
-        assert!(parse_vsock("").is_err() && parse_vsock(&"a".repeat(97)).unwrap_err().contains("96 at most"));
         assert_eq!(parse_report("html:x:y"), Ok(ReportChoice::Html("x:y".into())));
         assert!(parse_report("html:").unwrap_err().contains("junit:FILE or html:FILE"));
         assert_eq!(parse_limit("pio=200"), Ok(("pio".into(), 200)));

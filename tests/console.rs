@@ -58,7 +58,8 @@ fn every_command_of_the_prompt_does_what_help_says() {
     }
     let mut session = shell();
     session.type_in("\x01chelp\r");
-    for name in ["help ", "regs ", "pause ", "resume ", "reset ", "powerdown ", "nmi ", "sysrq X ", "quit "] {
+    for name in ["help ", "regs ", "pause ", "resume ", "reset ", "powerdown ", "nmi ", "sysrq X ", "balloon ", "quit "]
+    {
         session.wait_for(name);
     }
     session.wait_for(PROMPT);
@@ -82,6 +83,10 @@ fn every_command_of_the_prompt_does_what_help_says() {
     // The key of the break is the first letter of a command.
     session.type_in("\rime\r");
     session.wait_for("time stamp");
+    session.type_in("\x01cballoon\r");
+    session.wait_for("this machine has no balloon: --balloon");
+    session.wait_for(PROMPT);
+    session.type_in("\r");
     // The sample kernel has no driver for the power button: nothing happens to it.
     session.type_in("\x01cpowerdown\r");
     session.wait_for(PROMPT);

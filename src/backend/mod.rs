@@ -1,6 +1,6 @@
-//! The host's side of devices: the console's output and input, the terminal, who watches what the guest prints, disks, networks
-//! and sockets.
+//! The host's side of devices: the console's output and input, the terminal, who watches what the guest prints, and disks.
 
+pub mod balloon;
 pub mod block;
 pub mod console_input;
 pub mod console_link;
@@ -24,7 +24,5 @@ pub mod net_tap;
 pub mod plain_text;
 pub mod send_text;
 pub mod signals;
-pub mod socket_file;
 pub mod stream_pattern;
 pub mod terminal;
-pub mod vsock;

@@ -1,5 +1,7 @@
 //! The command prompt behind Ctrl-A c: its commands, and a line to type them in. Pure.
 
+use crate::memory::size::parse_size;
+
 /// What the user may ask of a running machine.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Command {
@@ -21,6 +23,8 @@ pub enum Command {
     Nmi,
     /// Send a break and this key: Linux's magic SysRq on a serial console (Linux sysrq.rst).
     SysRq(u8),
+    /// Tell of the memory balloon, or give it this size in bytes.
+    Balloon(Option<u64>),
     /// End the machine.
     Quit,
 }
@@ -39,6 +43,8 @@ reset      reset the machine
 powerdown  press the power button
 nmi        send an NMI to every vCPU
 sysrq X    break and key X on the serial line (sysrq h: Linux lists its keys)
+balloon    the memory balloon, and what the guest says of its memory
+balloon N  give the balloon this size (balloon 256M)
 quit       end the machine
 An empty line or Ctrl-A c goes back to the guest.
 ";
@@ -58,6 +64,9 @@ pub enum CommandError {
         takes: &'static str,
     },
 }
+
+const BALLOON_TAKES: CommandError =
+    CommandError::Arguments { command: "balloon", takes: "a size such as 256M, or nothing" };
 
 impl Command {
     /// Reads a command line, which is not empty.
@@ -82,6 +91,13 @@ impl Command {
                 return match arguments.as_slice() {
                     [key] if key.len() == 1 => Ok(Command::SysRq(key.as_bytes()[0])),
                     _ => Err(CommandError::Arguments { command: "sysrq", takes: "one key" }),
+                };
+            }
+            "balloon" => {
+                return match arguments.as_slice() {
+                    [] => Ok(Command::Balloon(None)),
+                    [size] => parse_size(size).map(|size| Command::Balloon(Some(size))).map_err(|_| BALLOON_TAKES),
+                    _ => Err(BALLOON_TAKES),
                 };
             }
             other => return Err(CommandError::Unknown(other.to_owned())),
@@ -165,7 +181,21 @@ mod tests {
     fn every_command_that_help_lists_is_one() {
         let listed = COMMANDS_HELP.lines().take_while(|line| line.contains("  ") || line.starts_with("sysrq"));
         let names: Vec<&str> = listed.filter_map(|line| line.split_whitespace().next()).collect();
-        assert_eq!(names, ["help", "regs", "dump", "pause", "resume", "reset", "powerdown", "nmi", "sysrq", "quit"]);
+        let expected = [
+            "help",
+            "regs",
+            "dump",
+            "pause",
+            "resume",
+            "reset",
+            "powerdown",
+            "nmi",
+            "sysrq",
+            "balloon",
+            "balloon",
+            "quit",
+        ];
+        assert_eq!(names, expected);
         for name in names {
             let line = if name == "sysrq" { "sysrq h" } else { name };
             assert!(Command::parse(line).is_ok(), "{line}");
@@ -176,7 +206,9 @@ mod tests {
     fn commands_take_what_they_take() {
         assert_eq!(Command::parse("  sysrq   b "), Ok(Command::SysRq(b'b')));
         assert_eq!(Command::parse("?"), Ok(Command::Help));
-        for line in ["sysrq", "sysrq bb", "sysrq \u{e4}", "sysrq a b", "regs all"] {
+        assert_eq!(Command::parse("balloon"), Ok(Command::Balloon(None)));
+        assert_eq!(Command::parse("balloon 1G"), Ok(Command::Balloon(Some(1 << 30))));
+        for line in ["balloon all", "balloon 1 2", "sysrq", "sysrq bb", "sysrq \u{e4}", "sysrq a b", "regs all"] {
             assert!(matches!(Command::parse(line), Err(CommandError::Arguments { .. })), "{line}");
         }
         assert_eq!(Command::parse("Quit now"), Err(CommandError::Unknown("Quit".into())));

@@ -10,9 +10,10 @@ use super::io::{IoHandler, MachineIo};
 use super::outcome::{Outcome, Stopped};
 use super::phases::{Phases, now_us};
 use super::tracing::TracingError;
-use super::virtio::{self, DeviceError, Opened};
+use super::virtio::{self, DeviceError};
 use super::watch::Watch;
 use crate::arch::cpu_state::CpuState;
+use crate::backend::balloon::BalloonControl;
 use crate::backend::expect::Event;
 use crate::backend::kernel_cache::StoreJob;
 use crate::backend::monitor::Command;
@@ -39,6 +40,8 @@ use std::time::{Duration, Instant};
 const PANIC_GRACE: Duration = Duration::from_millis(300);
 /// How often the registers are looked at when the deadline passed: enough to tell a loop.
 const LOOKS: usize = 16;
+/// How long a guest may take to send statistics of its memory.
+const BALLOON_PATIENCE: Duration = Duration::from_secs(1);
 /// How much the thread that caches a kernel yields to the vCPUs.
 const NICE_OF_STORING: i32 = 10;
 
@@ -127,9 +130,9 @@ pub fn run(
     let mut debugger = config.gdb.as_ref().map(|at| Stub::listen(at, blueprint.ram.clone())).transpose()?;
     let notes = reporter.clone();
     let note = Box::new(move |text| notes.report(MachineEvent::Note(text)));
-    // The socket's name goes with the machine, however it ends.
-    let Opened { devices: mut virtio, socket: _socket } =
-        virtio::open(&config.devices, &blueprint.name, blueprint.cpus)?;
+    let balloon = config.devices.balloon.map(|size| BalloonControl::new(size, blueprint.map.size()));
+    let balloon = balloon.transpose().map_err(host("create the balloon's waker"))?;
+    let mut virtio = virtio::open(&config.devices, &blueprint.name, blueprint.cpus, balloon.as_ref())?;
     if let Some((port, device)) = ends.virtio {
         virtio.insert(0, Box::new(VirtioConsole::new(vec![Box::new(port)], device)));
         signals.catch_resizes().map_err(host("catch changes of the terminal's size"))?;
@@ -160,6 +163,7 @@ pub fn run(
         config,
         watch,
         machine,
+        balloon,
         cpus,
         debugger,
         console,
@@ -197,6 +201,7 @@ struct Control<'a> {
     config: &'a RunConfig,
     watch: &'a Watch<'a>,
     machine: Machine,
+    balloon: Option<BalloonControl>,
     cpus: Cpus,
     debugger: Option<Stub>,
     console: Console,
@@ -337,15 +342,27 @@ impl Control<'_> {
             Command::PowerDown => lock(&self.machine.acpi).press_power_button(),
             Command::SysRq(key) => self.console.send_break(key, &self.machine.serial),
             Command::Nmi => self.cpus.inject_nmi(),
-            Command::Regs | Command::Dump | Command::Help => {}
+            Command::Regs | Command::Dump | Command::Balloon(_) | Command::Help => {}
         }
         let text = match command {
             Command::Regs => registers::describe_all(&self.cpus.states()),
             Command::Dump => self.watch.dump(&self.cpus.states(), &self.machine.io),
+            Command::Balloon(size) => self.about_balloon(size),
             _ => String::new(),
         };
         console::answer(&text);
         None
+    }
+
+    /// Gives the balloon a size, or tells of it.
+    fn about_balloon(&self, size: Option<u64>) -> String {
+        match (&self.balloon, size) {
+            (None, _) => "this machine has no balloon: --balloon\n".into(),
+            (Some(balloon), None) => balloon.describe(BALLOON_PATIENCE),
+            (Some(balloon), Some(size)) => {
+                balloon.set_target(size).map_or_else(|error| format!("{error}\n"), |()| String::new())
+            }
+        }
     }
 
     /// Stops the vCPUs, writes out what they printed, and says how the run ended in view of all that.

@@ -4,14 +4,13 @@ use crate::arch::irqchip::Irqchip;
 use crate::arch::layout::{
     PCI_ECAM, PCI_WINDOW, PCI_WINDOW_SIZE, PORT_PCI, VIRTIO_MMIO, VIRTIO_MMIO_IRQ, VIRTIO_MMIO_MAX, VIRTIO_MMIO_STEP,
 };
+use crate::backend::balloon::BalloonControl;
 use crate::backend::block::image::DiskError;
 use crate::backend::net_passt::{self, PasstError};
 use crate::backend::net_pcap::{Capture, Captured};
 use crate::backend::net_port::NetPort;
 use crate::backend::net_switch::{self, SwitchError};
 use crate::backend::net_tap::{NetTap, TapError};
-use crate::backend::socket_file::{SocketError, SocketFile};
-use crate::backend::vsock::exchange::Exchange;
 use crate::bus::bus::{Bus, Shared};
 use crate::bus::device::DeviceNode;
 use crate::bus::irq::IrqLine;
@@ -19,6 +18,7 @@ use crate::config::{DevicesConfig, NetKind, TransportChoice};
 use crate::event_loop::Waker;
 use crate::kvm::vm::Vm;
 use crate::pci::root::{DEVICES, ECAM_SIZE, PciEcam, PciFunction, PciPorts, PciRoot, PciWindow};
+use crate::virtio::balloon::Balloon;
 use crate::virtio::blk::Blk;
 use crate::virtio::device::VirtioDevice;
 use crate::virtio::function::VirtioFunction;
@@ -26,7 +26,6 @@ use crate::virtio::net::Net;
 use crate::virtio::rng::Rng;
 use crate::virtio::transport::mmio::{MmioTransport, WINDOW};
 use crate::virtio::transport::pci::{BAR_SIZE, VirtioPci};
-use crate::virtio::vsock::Vsock;
 use crate::virtio::worker;
 use sha2::{Digest, Sha256};
 use std::io;
@@ -56,29 +55,25 @@ pub enum DeviceError {
     Switch(#[from] SwitchError),
     #[error("create {}: {source}", path.display())]
     Capture { path: PathBuf, source: io::Error },
-    #[error(transparent)]
-    Socket(#[from] SocketError),
-    #[error("watch the sockets behind {}: {source}", path.display())]
-    Exchange { path: PathBuf, source: io::Error },
-}
-
-/// Devices that are open.
-pub struct Opened {
-    /// The devices, in the order of their places.
-    pub devices: Vec<Box<dyn VirtioDevice>>,
-    /// The name of the socket device's socket, which goes away with it: the devices themselves are left to the end of the process.
-    pub socket: Option<SocketFile>,
 }
 
 /// Opens the devices that `config` asks for, in the order of their places, behind the console, which is the first. `name` is the
-/// machine's, `cpus` the number of its vCPUs.
+/// machine's, `cpus` the number of its vCPUs, `balloon` what its balloon is held by.
 ///
 /// # Errors
 /// The host refuses what is behind one of them.
-pub fn open(config: &DevicesConfig, name: &str, cpus: u32) -> Result<Opened, DeviceError> {
+pub fn open(
+    config: &DevicesConfig,
+    name: &str,
+    cpus: u32,
+    balloon: Option<&BalloonControl>,
+) -> Result<Vec<Box<dyn VirtioDevice>>, DeviceError> {
     let mut devices: Vec<Box<dyn VirtioDevice>> = Vec::new();
     if config.rng {
         devices.push(Box::new(Rng));
+    }
+    if let Some(control) = balloon {
+        devices.push(Box::new(Balloon::new(control.clone())));
     }
     for (index, choice) in config.disk.iter().enumerate() {
         let id = choice.id.clone().unwrap_or_else(|| format!("disk{index}"));
@@ -98,15 +93,7 @@ pub fn open(config: &DevicesConfig, name: &str, cpus: u32) -> Result<Opened, Dev
         }
         devices.push(Box::new(Net::new(net.mac.unwrap_or_else(|| mac(name, index)), port)));
     }
-    let mut socket = None;
-    if let Some(path) = &config.vsock {
-        let (listener, file) = SocketFile::listen(path)?;
-        let exchange = Exchange::new(listener, path);
-        let exchange = exchange.map_err(|source| DeviceError::Exchange { path: path.clone(), source })?;
-        devices.push(Box::new(Vsock::new(exchange)));
-        socket = Some(file);
-    }
-    Ok(Opened { devices, socket })
+    Ok(devices)
 }
 
 /// An address that stays the same for machine `name` and its device number `index`: locally administered, of one device.
@@ -127,9 +114,9 @@ pub fn most(transport: TransportChoice) -> usize {
 pub fn names(config: &DevicesConfig) -> Vec<(&'static str, &'static str)> {
     let mut names: Vec<_> = config.virtio_console.then_some(("virtio-console", "virtio console")).into_iter().collect();
     names.extend(config.rng.then_some(("virtio-rng", "virtio entropy device")));
+    names.extend(config.balloon.map(|_| ("virtio-balloon", "virtio memory balloon")));
     names.extend(config.disk.iter().map(|_| ("virtio-blk", "virtio disk")));
     names.extend(config.net.iter().map(|_| ("virtio-net", "virtio network device")));
-    names.extend(config.vsock.iter().map(|_| ("virtio-vsock", "virtio socket device")));
     names
 }
 

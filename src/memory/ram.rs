@@ -4,6 +4,7 @@
 //! copied once and the copy is validated. Mappings are `MAP_NORESERVE`, so RAM costs what the guest touches.
 
 use super::map::{GuestRange, MemoryMap};
+use crate::arch::layout::PAGE_SIZE;
 use std::fs::File;
 use std::os::fd::AsRawFd;
 use vm_memory::mmap::MmapRegionBuilder;
@@ -141,6 +142,22 @@ impl GuestRam {
         }
     }
 
+    /// Gives the whole pages of a range back to the host. When they are touched again they read as zeroes, or as the file that was
+    /// mapped over them. Only advice: the host keeps what is locked into memory.
+    ///
+    /// # Errors
+    /// Not RAM throughout, in one range.
+    pub fn give_back(&self, range: GuestRange) -> Result<(), RamError> {
+        let hva = self.host_address(range)?;
+        let (first, end) = (hva.next_multiple_of(PAGE_SIZE), (hva + range.size) / PAGE_SIZE * PAGE_SIZE);
+        if let Some(size @ 1..) = end.checked_sub(first) {
+            // SAFETY: the pages lie inside a private mapping that this GuestRam owns (checked by `host_address`), and no reference into
+            // it exists: that their content changes under the guest is what the guest asked for.
+            unsafe { libc::madvise(first as *mut libc::c_void, size as usize, libc::MADV_DONTNEED) };
+        }
+        Ok(())
+    }
+
     /// Maps `size` bytes of `file` from `offset` on privately over RAM at `gpa`: the pages come from the page cache as they
     /// are touched, writes stay in this process. All three are multiples of the page size. Only for files that nobody
     /// rewrites or truncates: a page beyond the file's end kills the process (SIGBUS).
@@ -149,8 +166,7 @@ impl GuestRam {
     /// Not RAM throughout, not whole pages, or the host refuses the mapping.
     pub fn map_file(&self, gpa: u64, file: &File, offset: u64, size: u64) -> Result<(), RamError> {
         let not_ram = RamError::NotRam { what: "map a file over", gpa, size };
-        let page = crate::arch::layout::PAGE_SIZE;
-        let aligned = [gpa, offset, size].iter().all(|value| value.is_multiple_of(page)) && size > 0;
+        let aligned = [gpa, offset, size].iter().all(|value| value.is_multiple_of(PAGE_SIZE)) && size > 0;
         let slot = self
             .slots()
             .into_iter()
@@ -199,6 +215,29 @@ mod tests {
         for gpa in [HOLE_START - 1, HOLE_START, 5 * GIB, u64::MAX - 3, u64::MAX] {
             assert!(matches!(ram.write(gpa, &[0; 8]), Err(RamError::NotRam { .. })), "{gpa:#x}");
             assert_eq!(ram.read_u64(gpa), None);
+        }
+    }
+
+    #[test]
+    fn whole_pages_are_given_back() {
+        let ram = ram(MIB);
+        ram.write(0, &[0x5a; 5 * 4096]).unwrap();
+        ram.give_back(GuestRange { start: 4096 - 1, size: 2 * 4096 + 2 }).unwrap();
+        let words = [0, 4088, 4096, 3 * 4096 - 8, 3 * 4096].map(|gpa| ram.read_u64(gpa).unwrap() as u8);
+        assert_eq!(words, [0x5a, 0x5a, 0, 0, 0x5a]);
+        for (start, size) in [(1, 4096), (4095, 1), (MIB - 1, 1)] {
+            ram.give_back(GuestRange { start, size }).unwrap();
+        }
+        assert_eq!(ram.read_u64(0), Some(0x5a5a_5a5a_5a5a_5a5a), "no whole page is in there");
+    }
+
+    #[test]
+    fn sec53_what_is_no_ram_cannot_be_given_back() {
+        let ram = ram(4 * GIB);
+        for (start, size) in
+            [(HOLE_START - 4096, 8192), (HOLE_START, 4096), (5 * GIB, 1), (u64::MAX - 4095, 4096), (u64::MAX, u64::MAX)]
+        {
+            assert!(ram.give_back(GuestRange { start, size }).is_err(), "{start:#x}");
         }
     }
 

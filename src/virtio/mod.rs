@@ -2,6 +2,7 @@
 //! and the driver's progress; `transport/` gives that registers; `worker.rs` runs it.
 #![forbid(unsafe_code)]
 
+pub mod balloon;
 pub mod blk;
 pub mod console;
 pub mod device;
@@ -11,5 +12,4 @@ pub mod net;
 pub mod queue;
 pub mod rng;
 pub mod transport;
-pub mod vsock;
 pub mod worker;

@@ -24,16 +24,17 @@ pub const STATUS_MARK: &str = "hostel-lab: status ";
 const MODULES: [&str; 1] = ["kvm-amd"];
 
 /// Drivers of the guests' devices.
-const DRIVERS: [&str; 4] = ["virtio-pci", "virtio-mmio", "virtio-rng", "virtio-blk"];
+const DRIVERS: [&str; 5] = ["virtio-pci", "virtio-mmio", "virtio-rng", "virtio-blk", "virtio-balloon"];
 
 /// Modules that stand in its `/lib/modules`, where Hostel finds them for its guests.
-const OWN_MODULES: [&str; 7] = [
+const OWN_MODULES: [&str; 8] = [
     "virtio-pci",
     "virtio-mmio",
     "virtio-rng",
     "virtio-blk",
     "virtio-net",
     "virtio-console",
+    "virtio-balloon",
     "vmw_vsock_virtio_transport",
 ];
 

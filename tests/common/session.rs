@@ -94,6 +94,14 @@ impl Session {
         }
     }
 
+    /// Waits for `text` as [`Session::wait_for`] does, and returns what came before it.
+    #[track_caller]
+    pub fn text_before(&mut self, text: &str) -> String {
+        let start = self.asked;
+        self.wait_for(text);
+        self.seen[start..self.asked - text.len()].to_owned()
+    }
+
     /// Sends a signal to the program.
     pub fn signal(&self, signal: Signal) {
         // A program that has ended and was not waited for is still there to get it.
