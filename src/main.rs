@@ -30,7 +30,7 @@ fn main() {
         Verb::Explain { name, .. } => explain(&name.join(" ")),
         Verb::Doctor { json } => doctor(json),
         Verb::Bench { json, only } => bench(json, only),
-        Verb::Switch { name } => net_switch::serve(&name).map(|()| 0).map_err(Into::into),
+        Verb::Switch { name } => switch(&name),
         Verb::Completions { shell } => print(&cli::completions(shell), 0),
         Verb::Man => cli::manual().context("write the manual").and_then(|page| print(&page, 0)),
     };
@@ -47,6 +47,13 @@ fn print(text: &[u8], status: i32) -> anyhow::Result<i32> {
         Err(error) if error.kind() != ErrorKind::BrokenPipe => Err(error).context("write to standard output"),
         _ => Ok(status),
     }
+}
+
+fn switch(name: &str) -> anyhow::Result<i32> {
+    if let Some(counts) = net_switch::serve(name)? {
+        say(&format!("switch {name}: {counts}"));
+    }
+    Ok(0)
 }
 
 fn run(config: &RunConfig, trace: Option<&TraceConfig>, process_start: u64) -> anyhow::Result<i32> {

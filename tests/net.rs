@@ -10,33 +10,33 @@ use common::lab_image::find_program;
 use common::scratch::Scratch;
 use common::session::Session;
 use hostel::backend::net_passt::{self, PasstError};
-use hostel::backend::net_port::{FRAME_MAX, HEADER_BYTES, NetPort, Sent};
+use hostel::backend::net_port::{NOTHING_LEFT, NetPort, Sent};
 use hostel::backend::net_stream::NetStream;
 use hostel::event_loop::{self, Interest};
 use std::fs;
 use std::os::unix::fs::PermissionsExt;
 use std::os::unix::net::UnixStream;
-use std::process::Command;
+use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
-/// An ARP request of 10.0.2.15 for 10.0.2.2, behind an empty virtio header (RFC 826).
+/// An ARP request of 10.0.2.15 for 10.0.2.2 (RFC 826).
 fn arp_request(mac: [u8; 6]) -> Vec<u8> {
-    let mut frame = vec![0; HEADER_BYTES];
-    frame.extend([0xff; 6]);
+    let mut frame = vec![0xff; 6];
     frame.extend(mac);
     frame.extend([0x08, 0x06, 0, 1, 0x08, 0x00, 6, 4, 0, 1]);
     frame.extend(mac);
     frame.extend([10, 0, 2, 15, 0, 0, 0, 0, 0, 0, 10, 0, 2, 2]);
-    frame.resize(HEADER_BYTES + 60, 0);
+    frame.resize(60, 0);
     frame
 }
 
 /// Waits for the next frame behind `port`; its text behind the Ethernet header.
 fn text(port: &mut dyn NetPort) -> Vec<u8> {
-    let mut frame = vec![0; FRAME_MAX];
     loop {
-        if let Some(length) = port.receive(&mut frame) {
-            return frame[HEADER_BYTES + 14..length].to_vec();
+        if let Some(arrived) = port.peek() {
+            let text = arrived.frame[14..].to_vec();
+            port.take();
+            return text;
         }
         let fd = port.fd().expect("the switch lives");
         let ready = event_loop::wait(&[Interest { token: (), fd, output: false }], Some(Duration::from_secs(20)));
@@ -110,10 +110,10 @@ fn a_switch_passes_frames_between_its_ports_and_goes_with_the_last() {
     let directory = scratch.join("hostel");
     let start = || {
         let mut switch = Command::new(PROGRAM);
-        switch.args(["switch", "lan"]).env("XDG_RUNTIME_DIR", scratch.path());
+        switch.args(["switch", "lan"]).env("XDG_RUNTIME_DIR", scratch.path()).stderr(Stdio::piped());
         switch.spawn().expect("the program can be started")
     };
-    let mut switch = start();
+    let switch = start();
     let socket = format!("{directory}/lan.sock");
     let until = Instant::now() + Duration::from_secs(20);
     let plug = || loop {
@@ -125,14 +125,20 @@ fn a_switch_passes_frames_between_its_ports_and_goes_with_the_last() {
     let (mut one, mut two) = (plug(), plug());
     assert!(start().wait().expect("it ends").success(), "a second process of that name is not needed");
     let frame = |to: u8, from: u8, text: &[u8]| {
-        [&[0; HEADER_BYTES][..], &[2, 0, 0, 0, 0, to], &[2, 0, 0, 0, 0, from], &[0x88, 0xb5], text].concat()
+        [&[2, 0, 0, 0, 0, to][..], &[2, 0, 0, 0, 0, from], &[0x88, 0xb5], text].concat()
     };
-    assert_eq!(one.send(&frame(2, 1, b"ping")), Sent::Taken);
+    let send = |port: &mut NetStream, frame: &[u8]| {
+        assert_eq!(port.send(&NOTHING_LEFT, frame), Sent::Taken);
+        port.flush();
+    };
+    send(&mut one, &frame(2, 1, b"ping"));
     assert_eq!(text(&mut two), b"ping");
-    assert_eq!(two.send(&frame(1, 2, &[7; 60_000])), Sent::Taken);
+    send(&mut two, &frame(1, 2, &[7; 60_000]));
     assert_eq!(text(&mut one), [7; 60_000]);
     drop((one, two));
-    assert!(switch.wait().expect("it ends").success());
+    let ended = switch.wait_with_output().expect("it ends");
+    let counts = "hostel: switch lan: 2 frames came, 0 were lost for want of room, 0 were malformed\n";
+    assert_eq!((ended.status.success(), String::from_utf8_lossy(&ended.stderr).as_ref()), (true, counts));
     assert!(!fs::exists(&socket).expect("the directory is there"));
 }
 
@@ -144,13 +150,13 @@ fn passt_answers_behind_the_port() {
         Err(error) => panic!("{error}"),
     };
     let mac = [0x02, 0, 0, 0, 0, 0x15];
-    assert_eq!(port.send(&arp_request(mac)), Sent::Taken);
+    assert_eq!(port.send(&NOTHING_LEFT, &arp_request(mac)), Sent::Taken);
+    port.flush();
     let until = Instant::now() + Duration::from_secs(20);
-    let mut frame = vec![0; FRAME_MAX];
     loop {
         // Among what comes unasked (router advertisements) is the reply: operation 2, to us.
-        while let Some(length) = port.receive(&mut frame) {
-            let frame = &frame[HEADER_BYTES..length];
+        while let Some(frame) = port.peek().map(|arrived| arrived.frame.to_vec()) {
+            port.take();
             if frame[..6] == mac && frame[12..14] == [0x08, 0x06] {
                 assert_eq!(frame[20..22], [0, 2]);
                 assert_eq!(frame[28..32], [10, 0, 2, 2]);

@@ -2,7 +2,7 @@
 //!
 //! Source: draft-gharris-opsawg-pcap "General File Structure".
 
-use super::net_port::{HEADER_BYTES, NetPort, Sent};
+use super::net_port::{Arrived, HEADER_BYTES, NetPort, Sent};
 use crate::bus::bus::lock;
 use std::fs::File;
 use std::io::{self, BufWriter, Write};
@@ -71,18 +71,27 @@ impl NetPort for Captured {
         self.port.start(features);
     }
 
-    fn send(&mut self, frame: &[u8]) -> Sent {
-        let sent = self.port.send(frame);
+    fn send(&mut self, header: &[u8; HEADER_BYTES], frame: &[u8]) -> Sent {
+        let sent = self.port.send(header, frame);
         if sent == Sent::Taken {
-            self.capture.note(&frame[HEADER_BYTES..]);
+            self.capture.note(frame);
         }
         sent
     }
 
-    fn receive(&mut self, frame: &mut [u8]) -> Option<usize> {
-        let length = self.port.receive(frame)?;
-        self.capture.note(&frame[HEADER_BYTES..length]);
-        Some(length)
+    fn flush(&mut self) {
+        self.port.flush();
+    }
+
+    fn peek(&mut self) -> Option<Arrived<'_>> {
+        self.port.peek()
+    }
+
+    fn take(&mut self) {
+        if let Some(arrived) = self.port.peek() {
+            self.capture.note(arrived.frame);
+        }
+        self.port.take();
     }
 
     fn fd(&self) -> Option<BorrowedFd<'_>> {

@@ -1,17 +1,53 @@
-//! Frames over a stream socket, each behind its length: the protocol of passt and of QEMU's `-netdev stream`.
+//! Frames over a stream socket, each behind its length: the protocol of passt and of QEMU's `-netdev stream`, and what Hostel's own
+//! machines and switches add to it.
 //!
-//! Length: 4 bytes, big-endian, of the frame without any virtio header. No offloads.
+//! Length: 4 bytes, big-endian, of the frame without any virtio header. No such length has its top bit set, so that words which have
+//! are something else:
+//!
+//! | bytes | from | says |
+//! |---|---|---|
+//! | ff "hostel" 01 | a machine, before all else | from here on frames come with their virtio header, and are wanted so |
+//! | the same | the switch | granted: from here on frames come so |
+//! | 80 00 00 NN | a machine, at any time | its driver does this itself: 1 checksums, 2 and 4 segments of TCP over IPv4 and IPv6 |
+//!
+//! A QEMU says nothing of the kind, and its frames go as they always did.
 //! Source: passt(1) "--socket", which names QEMU's protocol.
 
-use super::net_port::{FRAME_MAX, HEADER_BYTES, NetPort, Sent};
+use super::net_port::{
+    Arrived, FRAME_MAX, GUEST_CSUM, GUEST_TSO4, GUEST_TSO6, HEADER_BYTES, NOTHING_LEFT, NetPort, OFFLOADS, Sent,
+};
 use rustix::io::Errno;
 use rustix::net::{RecvFlags, SendFlags, recv, send};
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
 /// Bytes of a length.
 const LENGTH_BYTES: usize = 4;
+/// Longest frame with all that stands before it.
+const RECORD_MAX: usize = LENGTH_BYTES + FRAME_MAX;
 /// Bytes that are read at once, and kept until they are whole frames.
-const BUFFER_BYTES: usize = 2 * (FRAME_MAX + LENGTH_BYTES);
+const INPUT_BYTES: usize = 4 * RECORD_MAX;
+/// Bytes that are taken to be sent, beyond what the socket takes.
+const OUTPUT_BYTES: usize = 4 * RECORD_MAX;
+
+/// What a machine says first, and what it is answered.
+const HELLO: [u8; 8] = *b"\xffhostel\x01";
+/// A word that no length is.
+const WORD: u32 = 1 << 31;
+/// The word that tells what a machine's driver does itself, a bit each in this order.
+const DOES: [u64; 3] = [GUEST_CSUM, GUEST_TSO4, GUEST_TSO6];
+
+/// Which words the other side may say.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Words {
+    /// None: it is no machine or switch of Hostel's, or one that has said all.
+    None,
+    /// [`HELLO`], before anything else: a switch waits for it.
+    Hello,
+    /// [`HELLO`], behind frames that nobody wanted: a machine waits for the answer.
+    Answer,
+    /// What its driver does.
+    Does,
+}
 
 /// One end of such a stream.
 #[derive(Debug)]
@@ -22,55 +58,121 @@ pub struct NetStream {
     input: Box<[u8]>,
     start: usize,
     end: usize,
-    /// What is left of a frame that was sent in part, with its length before it.
-    unsent: Vec<u8>,
+    /// What was taken, with lengths; the first `sent` bytes have gone.
+    output: Vec<u8>,
+    sent: usize,
+    /// A word that goes before the next frame, once there is room.
+    word: Option<u32>,
+    /// The socket took no more the last time.
+    blocked: bool,
+    words: Words,
+    /// Frames have their header, both ways.
+    headers: bool,
+    /// What the other machine's driver does itself.
+    does: u64,
 }
 
 impl NetStream {
-    /// A port over `socket`, which is connected.
+    /// A port over `socket`, which is connected to something that says nothing but frames.
     pub fn new(socket: OwnedFd) -> NetStream {
-        let input = vec![0; BUFFER_BYTES].into_boxed_slice();
-        NetStream { socket: Some(socket), input, start: 0, end: 0, unsent: Vec::new() }
+        let input = vec![0; INPUT_BYTES].into_boxed_slice();
+        NetStream {
+            socket: Some(socket),
+            input,
+            start: 0,
+            end: 0,
+            output: Vec::new(),
+            sent: 0,
+            word: None,
+            blocked: false,
+            words: Words::None,
+            headers: false,
+            does: 0,
+        }
     }
 
-    /// Sends what is left of a frame. False: there is no room for it yet.
-    pub(super) fn flush(&mut self) -> bool {
-        while !self.unsent.is_empty() {
-            let Some(socket) = &self.socket else {
-                self.unsent.clear();
-                return true;
-            };
-            match send(socket, &self.unsent, SendFlags::DONTWAIT | SendFlags::NOSIGNAL) {
-                Ok(count) => drop(self.unsent.drain(..count)),
-                Err(Errno::AGAIN | Errno::INTR) => return false,
-                Err(_) => self.hang_up(),
-            }
+    /// The switch's end: whoever is at the other may say that it is a machine of Hostel's.
+    pub(super) fn of_switch(socket: OwnedFd) -> NetStream {
+        NetStream { words: Words::Hello, ..NetStream::new(socket) }
+    }
+
+    /// The machine's end: says so, and waits for [`NetStream::is_greeted`].
+    pub(super) fn to_switch(socket: OwnedFd) -> NetStream {
+        let mut stream = NetStream { words: Words::Answer, ..NetStream::new(socket) };
+        stream.output.extend(HELLO);
+        stream.flush();
+        stream
+    }
+
+    /// Whether the switch has answered. What comes before is for nobody.
+    pub(super) fn is_greeted(&mut self) -> bool {
+        while self.words == Words::Answer && self.peek().is_some() {
+            self.take();
         }
-        true
+        self.words == Words::None
+    }
+
+    /// What the other machine's driver does itself, of the offloads.
+    pub(super) fn does(&self) -> u64 {
+        self.does
     }
 
     fn hang_up(&mut self) {
         self.socket = None;
         (self.start, self.end) = (0, 0);
+        self.output.clear();
+        (self.sent, self.word) = (0, None);
     }
 
-    /// Length of the frame at the front of the input, if it is there whole.
-    fn whole_frame(&mut self) -> Option<usize> {
-        let there = &self.input[self.start..self.end];
-        let length = u32::from_be_bytes(there.get(..LENGTH_BYTES)?.try_into().expect("four bytes")) as usize;
-        if length > FRAME_MAX - HEADER_BYTES {
-            // No frame is that long: the stream is out of step for good.
-            self.hang_up();
-            return None;
+    /// Length of the record at the front of the input behind its length, if it is there whole. Words before it are heard.
+    fn whole_record(&mut self) -> Option<usize> {
+        loop {
+            let there = &self.input[self.start..self.end];
+            let word = u32::from_be_bytes(*there.first_chunk()?);
+            let length = word as usize;
+            let least = if self.headers { HEADER_BYTES } else { 0 };
+            if word & WORD == 0 && (least..=least + FRAME_MAX - HEADER_BYTES).contains(&length) {
+                if self.words == Words::Hello {
+                    self.words = Words::None;
+                }
+                return (there.len() >= LENGTH_BYTES + length).then_some(length);
+            }
+            match self.words {
+                Words::Hello | Words::Answer if HELLO.starts_with(&there[..there.len().min(HELLO.len())]) => {
+                    if there.len() < HELLO.len() {
+                        return None;
+                    }
+                    self.start += HELLO.len();
+                    self.headers = true;
+                    if self.words == Words::Hello {
+                        self.output.extend(HELLO);
+                        self.flush();
+                        self.words = Words::Does;
+                    } else {
+                        self.words = Words::None;
+                    }
+                }
+                Words::Does if word & !0x7 == WORD => {
+                    self.start += LENGTH_BYTES;
+                    let does = |(bit, feature): (usize, &u64)| if word & (1 << bit) != 0 { *feature } else { 0 };
+                    self.does = DOES.iter().enumerate().map(does).sum();
+                }
+                // No frame is that long: the stream is out of step for good.
+                _ => {
+                    self.hang_up();
+                    return None;
+                }
+            }
         }
-        (there.len() >= LENGTH_BYTES + length).then_some(length)
     }
 
     /// Reads what has come. False: nothing new.
     fn fill(&mut self) -> bool {
         let Some(socket) = &self.socket else { return false };
-        self.input.copy_within(self.start..self.end, 0);
-        (self.start, self.end) = (0, self.end - self.start);
+        if self.start > 0 {
+            self.input.copy_within(self.start..self.end, 0);
+            (self.start, self.end) = (0, self.end - self.start);
+        }
         match recv(socket, &mut self.input[self.end..], RecvFlags::DONTWAIT) {
             Ok((0, _)) => self.hang_up(),
             Ok((count, _)) => {
@@ -82,31 +184,102 @@ impl NetStream {
         }
         false
     }
+
+    /// Whether there is room for a frame of `bytes`, behind a word that waits. Sends on what is in its way, but does not ask a
+    /// socket again that is full: who calls may have many frames for it.
+    fn has_room(&mut self, bytes: usize) -> bool {
+        if self.pending() + bytes > OUTPUT_BYTES && !self.blocked {
+            self.flush();
+        }
+        if self.pending() + bytes > OUTPUT_BYTES {
+            return false;
+        }
+        self.put_word();
+        true
+    }
+
+    fn put_word(&mut self) {
+        if let Some(word) = self.word.take() {
+            self.output.extend(word.to_be_bytes());
+        }
+    }
+
+    /// Bytes that were taken and have not gone, a word that waits among them.
+    fn pending(&self) -> usize {
+        self.output.len() - self.sent + if self.word.is_some() { LENGTH_BYTES } else { 0 }
+    }
 }
 
 impl NetPort for NetStream {
-    fn send(&mut self, frame: &[u8]) -> Sent {
-        if !self.flush() {
+    fn features(&self) -> u64 {
+        if self.headers { OFFLOADS } else { 0 }
+    }
+
+    fn start(&mut self, features: u64) {
+        if self.headers {
+            let word = DOES.iter().enumerate().filter(|(_, feature)| features & *feature != 0);
+            self.word = Some(word.fold(WORD, |word, (bit, _)| word | 1 << bit));
+            self.flush();
+        }
+    }
+
+    fn send(&mut self, header: &[u8; HEADER_BYTES], frame: &[u8]) -> Sent {
+        if self.socket.is_none() {
+            return Sent::Taken;
+        }
+        let header = if self.headers { &header[..] } else { &[] };
+        let length = header.len() + frame.len();
+        if !self.has_room(LENGTH_BYTES + length) {
             return Sent::Full;
         }
-        let frame = &frame[HEADER_BYTES..];
-        self.unsent.extend((frame.len() as u32).to_be_bytes());
-        self.unsent.extend(frame);
-        self.flush();
+        self.output.extend((length as u32).to_be_bytes());
+        self.output.extend(header);
+        self.output.extend(frame);
         Sent::Taken
     }
 
-    fn receive(&mut self, frame: &mut [u8]) -> Option<usize> {
-        let length = match self.whole_frame() {
+    fn flush(&mut self) {
+        if self.pending() <= OUTPUT_BYTES {
+            self.put_word();
+        }
+        self.blocked = false;
+        while self.sent < self.output.len() {
+            let Some(socket) = &self.socket else { break };
+            match send(socket, &self.output[self.sent..], SendFlags::DONTWAIT | SendFlags::NOSIGNAL) {
+                Ok(count) => self.sent += count,
+                Err(Errno::AGAIN | Errno::INTR) => {
+                    self.blocked = true;
+                    // What has gone is dropped when that is worth the move of the rest.
+                    if self.sent >= OUTPUT_BYTES / 2 {
+                        self.output.drain(..self.sent);
+                        self.sent = 0;
+                    }
+                    return;
+                }
+                Err(_) => self.hang_up(),
+            }
+        }
+        self.output.clear();
+        self.sent = 0;
+    }
+
+    fn peek(&mut self) -> Option<Arrived<'_>> {
+        let length = match self.whole_record() {
             Some(length) => length,
-            None if self.fill() => self.whole_frame()?,
+            None if self.fill() => self.whole_record()?,
             None => return None,
         };
-        let start = self.start + LENGTH_BYTES;
-        frame[..HEADER_BYTES].fill(0);
-        frame[HEADER_BYTES..][..length].copy_from_slice(&self.input[start..start + length]);
-        self.start = start + length;
-        Some(HEADER_BYTES + length)
+        let record = &self.input[self.start + LENGTH_BYTES..][..length];
+        match record.split_first_chunk().filter(|_| self.headers) {
+            Some((header, frame)) => Some(Arrived { header, frame }),
+            None => Some(Arrived { header: &NOTHING_LEFT, frame: record }),
+        }
+    }
+
+    fn take(&mut self) {
+        if let Some(length) = self.whole_record() {
+            self.start += LENGTH_BYTES + length;
+        }
     }
 
     fn fd(&self) -> Option<BorrowedFd<'_>> {
@@ -114,7 +287,7 @@ impl NetPort for NetStream {
     }
 
     fn wants_room(&self) -> bool {
-        !self.unsent.is_empty()
+        self.sent < self.output.len()
     }
 }
 
@@ -130,16 +303,23 @@ mod tests {
     }
 
     fn received(port: &mut NetStream) -> Option<Vec<u8>> {
-        let mut frame = vec![0xaa; FRAME_MAX];
-        let length = port.receive(&mut frame)?;
-        assert_eq!(frame[..HEADER_BYTES], [0; HEADER_BYTES]);
-        Some(frame[HEADER_BYTES..length].to_vec())
+        let arrived = port.peek()?;
+        assert_eq!(arrived.header, &NOTHING_LEFT);
+        let frame = arrived.frame.to_vec();
+        port.take();
+        Some(frame)
+    }
+
+    fn sent(port: &mut NetStream, frame: &[u8]) -> Sent {
+        let sent = port.send(&NOTHING_LEFT, frame);
+        port.flush();
+        sent
     }
 
     #[test]
     fn frames_go_behind_their_length_and_come_in_pieces() {
         let (mut port, mut peer) = pair();
-        assert_eq!(port.send(b"____________frame"), Sent::Taken);
+        assert_eq!(sent(&mut port, b"frame"), Sent::Taken);
         let mut got = [0; 9];
         peer.read_exact(&mut got).unwrap();
         assert_eq!(&got, b"\0\0\0\x05frame");
@@ -153,8 +333,8 @@ mod tests {
     #[test]
     fn a_peer_that_stops_fills_up_and_gets_whole_frames_when_it_goes_on() {
         let (mut port, mut peer) = pair();
-        let frame = [7; HEADER_BYTES + 60_000];
-        let taken = (0..1000).take_while(|_| port.send(&frame) == Sent::Taken).count();
+        let frame = [7; 60_000];
+        let taken = (0..1000).take_while(|_| sent(&mut port, &frame) == Sent::Taken).count();
         assert!((1..1000).contains(&taken) && port.wants_room());
         for _ in 0..taken {
             let mut got = [0; LENGTH_BYTES + 60_000];
@@ -176,6 +356,59 @@ mod tests {
         let (mut port, peer) = pair();
         drop(peer);
         assert_eq!((received(&mut port), port.fd().is_none()), (None, true));
-        assert_eq!(port.send(&[0; 100]), Sent::Taken, "as into a cable that was pulled");
+        assert_eq!(sent(&mut port, &[0; 100]), Sent::Taken, "as into a cable that was pulled");
+        assert!(!port.wants_room());
+    }
+
+    #[test]
+    fn a_machine_and_a_switch_agree_on_headers_and_a_qemu_hears_none_of_it() {
+        let (ours, theirs) = UnixStream::pair().unwrap();
+        let (mut switch, mut machine) = (NetStream::of_switch(ours.into()), NetStream::to_switch(theirs.into()));
+        // A frame that the switch passed on before it knew with whom it speaks.
+        assert_eq!(sent(&mut switch, b"early"), Sent::Taken);
+        assert!(!machine.is_greeted());
+        assert_eq!(received(&mut switch), None, "a greeting is no frame");
+        assert!(machine.is_greeted());
+        assert_eq!((machine.features(), switch.does()), (OFFLOADS, 0));
+        machine.start(GUEST_CSUM | GUEST_TSO6 | 1 << 40);
+        let header = [1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12];
+        machine.send(&header, b"to the switch");
+        machine.flush();
+        assert_eq!(switch.peek(), Some(Arrived { header: &header, frame: b"to the switch" }));
+        assert_eq!(switch.does(), GUEST_CSUM | GUEST_TSO6);
+        switch.take();
+        switch.send(&header, b"back");
+        switch.flush();
+        assert_eq!(machine.peek(), Some(Arrived { header: &header, frame: b"back" }));
+        machine.start(0);
+        assert_eq!((received(&mut switch), switch.does()), (None, 0));
+
+        let (ours, mut qemu) = UnixStream::pair().unwrap();
+        let mut switch = NetStream::of_switch(ours.into());
+        qemu.write_all(b"\0\0\0\x05plain").unwrap();
+        assert_eq!(received(&mut switch), Some(b"plain".into()));
+        sent(&mut switch, b"so");
+        let mut got = [0; 6];
+        qemu.read_exact(&mut got).unwrap();
+        assert_eq!(&got, b"\0\0\0\x02so");
+    }
+
+    #[test]
+    fn words_out_of_their_place_end_the_port() {
+        let ends = |make: fn(OwnedFd) -> NetStream, bytes: &[u8]| {
+            let (ours, mut theirs) = UnixStream::pair().unwrap();
+            let mut port = make(ours.into());
+            theirs.write_all(bytes).unwrap();
+            while received(&mut port).is_some() {}
+            port.fd().is_none()
+        };
+        assert!(!ends(NetStream::of_switch, b"\xffhos") && !ends(NetStream::of_switch, &HELLO));
+        assert!(ends(NetStream::new, &HELLO), "nobody asked");
+        assert!(ends(NetStream::of_switch, b"\xffhostel\x02"), "another version");
+        assert!(ends(NetStream::of_switch, b"\x80\0\0\x01"), "not greeted");
+        assert!(ends(NetStream::of_switch, b"\0\0\0\x01x\xffhostel\x01"), "too late");
+        let greeted = |more: &[u8]| ends(NetStream::of_switch, &[&HELLO, more].concat());
+        assert!(!greeted(b"\x80\0\0\x07\x80\0\0\0") && greeted(b"\x80\0\0\x08") && greeted(&HELLO));
+        assert!(greeted(b"\0\0\0\x0bshort headr"), "shorter than a header");
     }
 }

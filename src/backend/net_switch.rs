@@ -2,19 +2,17 @@
 //! machine that plugs in and gone a moment after the last one has left.
 //!
 //! A port is a connection to its Unix socket, frames behind their length as in `net_stream.rs`, so QEMU's `-netdev stream` may join.
-//! What a port has no room for is lost, as on any switch: a slow machine stalls no other. Leaves out VLANs, spanning trees,
-//! offloads.
-//! Source: IEEE 802.1D §7.8 (the learning process), §7.7 (the forwarding process).
+//! What happens between the ports stands in `net_switch_ports.rs`.
 
-use super::net_port::{FRAME_MAX, HEADER_BYTES, NetPort};
+use super::net_port::NetPort;
 use super::net_stream::NetStream;
+use super::net_switch_ports::{Counts, Switch};
 use crate::event_loop::{self, Interest};
 use rustix::fs::{FlockOperation, Mode, OFlags, flock, open};
-use std::collections::HashMap;
 use std::env;
 use std::fs::{self, DirBuilder};
 use std::io;
-use std::os::fd::{AsFd, OwnedFd};
+use std::os::fd::OwnedFd;
 use std::os::unix::fs::{DirBuilderExt, MetadataExt};
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::os::unix::process::CommandExt;
@@ -23,17 +21,13 @@ use std::process::{Command, Stdio};
 use std::thread;
 use std::time::{Duration, Instant};
 
-/// Addresses that are kept; beyond them the switch forgets all and learns anew.
-const ADDRESSES_MAX: usize = 4096;
-/// Ports that there may be.
-const PORTS_MAX: usize = 256;
-/// Frames that are taken from one port before the others have their turn.
-const FRAMES_AT_ONCE: usize = 64;
 /// How long a switch without ports waits for one.
 const LINGER: Duration = Duration::from_secs(2);
 /// How long a machine waits for its switch, and how often it looks.
 const APPEARS_WITHIN: Duration = Duration::from_secs(5);
 const LOOK_EVERY: Duration = Duration::from_millis(10);
+/// After how long another process is started: the first may have found a switch that was about to end.
+const START_EVERY: Duration = Duration::from_millis(500);
 
 /// A switch that cannot be had.
 #[derive(Debug, thiserror::Error)]
@@ -71,35 +65,54 @@ pub fn is_name(name: &str) -> bool {
 pub fn connect(name: &str) -> Result<NetStream, SwitchError> {
     let path = directory()?.join(format!("{name}.sock"));
     let until = Instant::now() + APPEARS_WITHIN;
-    let mut started = false;
+    let mut started: Option<Instant> = None;
     loop {
-        match UnixStream::connect(&path) {
-            Ok(socket) => return Ok(NetStream::new(OwnedFd::from(socket))),
-            Err(error) if Instant::now() > until => return Err(host("connect to the socket", name)(error)),
-            Err(_) if started => thread::sleep(LOOK_EVERY),
-            Err(_) => {
-                let program = env::current_exe().map_err(host("find this program", name))?;
-                let mut command = Command::new(program);
-                command.args(["switch", name]).stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null());
-                // Ctrl-C at the first machine's terminal is not for the others' network.
-                command.process_group(0).spawn().map_err(host("start the process", name))?;
-                started = true;
-            }
+        let error = match UnixStream::connect(&path).and_then(|socket| greet(socket, until)) {
+            Ok(port) => return Ok(port),
+            Err(error) => error,
+        };
+        if Instant::now() > until {
+            return Err(host("connect to the socket", name)(error));
         }
+        if started.is_none_or(|when| when.elapsed() > START_EVERY) {
+            let program = env::current_exe().map_err(host("find this program", name))?;
+            let mut command = Command::new(program);
+            command.args(["switch", name]).stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null());
+            // Ctrl-C at the first machine's terminal is not for the others' network.
+            command.process_group(0).spawn().map_err(host("start the process", name))?;
+            started = Some(Instant::now());
+        }
+        thread::sleep(LOOK_EVERY);
     }
 }
 
-/// Is switch `name` until nobody needs it. Returns at once where another process is it.
+/// Says that a machine of Hostel's is here, and waits for the switch's answer.
+fn greet(socket: UnixStream, until: Instant) -> io::Result<NetStream> {
+    let mut port = NetStream::to_switch(OwnedFd::from(socket));
+    while !port.is_greeted() {
+        let left = until.saturating_duration_since(Instant::now());
+        let Some(fd) = port.fd() else {
+            return Err(io::Error::other("the switch hangs up: it is about to end, or of another version of Hostel"));
+        };
+        if left.is_zero() {
+            return Err(io::Error::other("the switch does not answer"));
+        }
+        event_loop::wait(&[Interest { token: (), fd, output: false }], Some(left))?;
+    }
+    Ok(port)
+}
+
+/// Is switch `name` until nobody needs it, and tells what became of the frames. `None` where another process is it already.
 ///
 /// # Errors
 /// The host refuses the socket.
-pub fn serve(name: &str) -> Result<(), SwitchError> {
+pub fn serve(name: &str) -> Result<Option<Counts>, SwitchError> {
     let directory = directory()?;
     let lock = directory.join(format!("{name}.lock"));
     let flags = OFlags::CREATE | OFlags::RDWR | OFlags::CLOEXEC;
     let lock = open(lock, flags, Mode::RUSR | Mode::WUSR).map_err(|error| host("open the lock", name)(error.into()))?;
     if flock(&lock, FlockOperation::NonBlockingLockExclusive).is_err() {
-        return Ok(());
+        return Ok(None);
     }
     let path = directory.join(format!("{name}.sock"));
     // Whoever made it is gone: the lock is ours.
@@ -115,7 +128,7 @@ pub fn serve(name: &str) -> Result<(), SwitchError> {
         }
     }
     let _ = fs::remove_file(&path);
-    Ok(())
+    Ok(Some(switch.counts()))
 }
 
 /// Where the sockets of this user's switches are: nobody else may write there.
@@ -132,181 +145,9 @@ fn directory() -> Result<PathBuf, SwitchError> {
     if ours { Ok(directory) } else { Err(SwitchError::Directory(directory)) }
 }
 
-/// Ports, and behind which of them each address was seen last.
-struct Switch {
-    ports: Vec<Option<NetStream>>,
-    addresses: HashMap<[u8; 6], usize>,
-    /// The frame on its way.
-    frame: Box<[u8]>,
-}
-
-impl Default for Switch {
-    fn default() -> Switch {
-        Switch { ports: Vec::new(), addresses: HashMap::new(), frame: vec![0; FRAME_MAX].into_boxed_slice() }
-    }
-}
-
-impl Switch {
-    fn has_ports(&self) -> bool {
-        self.ports.iter().any(Option::is_some)
-    }
-
-    /// Waits, at most `wait`, and moves on what has come.
-    fn turn(&mut self, listener: &UnixListener, wait: Duration) -> io::Result<()> {
-        let mut interests = vec![Interest { token: None, fd: listener.as_fd(), output: false }];
-        for (index, port) in self.ports.iter().enumerate() {
-            let Some(port) = port else { continue };
-            let Some(fd) = port.fd() else { continue };
-            interests.push(Interest { token: Some(index), fd, output: false });
-            if port.wants_room() {
-                interests.push(Interest { token: Some(index), fd, output: true });
-            }
-        }
-        for ready in event_loop::wait(&interests, Some(wait))? {
-            match ready {
-                None => self.accept(listener),
-                Some(index) => self.forward_from(index),
-            }
-        }
-        for port in &mut self.ports {
-            *port = port.take().filter(|port| port.fd().is_some());
-        }
-        Ok(())
-    }
-
-    fn accept(&mut self, listener: &UnixListener) {
-        while let Ok((socket, _)) = listener.accept() {
-            let free = self.ports.iter().position(Option::is_none).unwrap_or(self.ports.len());
-            if free == PORTS_MAX {
-                continue; // It hears the end at once.
-            }
-            if free == self.ports.len() {
-                self.ports.push(None);
-            }
-            self.ports[free] = Some(NetStream::new(OwnedFd::from(socket)));
-            self.addresses.retain(|_, port| *port != free);
-        }
-    }
-
-    /// Passes on what has come at port `index`, and what is left of a frame to it.
-    fn forward_from(&mut self, index: usize) {
-        let mut frame = std::mem::take(&mut self.frame);
-        for _ in 0..FRAMES_AT_ONCE {
-            let Some(Some(port)) = self.ports.get_mut(index) else { break };
-            port.flush();
-            let Some(length) = port.receive(&mut frame) else { break };
-            self.forward(index, &frame[..length]);
-        }
-        self.frame = frame;
-    }
-
-    fn forward(&mut self, from: usize, frame: &[u8]) {
-        let ethernet = &frame[HEADER_BYTES..];
-        let (Some(to), Some(source)) =
-            (ethernet.first_chunk::<6>(), ethernet.get(6..).and_then(|rest| rest.first_chunk()))
-        else {
-            return; // too short to say where it goes
-        };
-        if is_one(source) {
-            if self.addresses.len() >= ADDRESSES_MAX {
-                self.addresses.clear();
-            }
-            self.addresses.insert(*source, from);
-        }
-        let known = self.addresses.get(to).copied().filter(|_| is_one(to));
-        for (index, port) in self.ports.iter_mut().enumerate() {
-            let wanted = index != from && known.is_none_or(|known| known == index);
-            if let Some(port) = port.as_mut().filter(|_| wanted) {
-                // A port without room loses it.
-                port.send(frame);
-            }
-        }
-    }
-}
-
-/// Whether an address is that of one device, not of a group.
-fn is_one(address: &[u8; 6]) -> bool {
-    address[0] & 1 == 0
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    const BROADCAST: [u8; 6] = [0xff; 6];
-
-    fn address(number: u8) -> [u8; 6] {
-        [2, 0, 0, 0, 0, number]
-    }
-
-    fn frame(to: [u8; 6], from: [u8; 6], text: &[u8]) -> Vec<u8> {
-        [&[0; HEADER_BYTES][..], &to, &from, &[0x88, 0xb5], text].concat()
-    }
-
-    /// A switch and three ports plugged in.
-    fn plugged() -> (Switch, [NetStream; 3]) {
-        let mut switch = Switch::default();
-        let ports = std::array::from_fn(|_| {
-            let (ours, theirs) = UnixStream::pair().unwrap();
-            switch.ports.push(Some(NetStream::new(theirs.into())));
-            NetStream::new(ours.into())
-        });
-        (switch, ports)
-    }
-
-    fn text(port: &mut NetStream) -> Option<Vec<u8>> {
-        let mut frame = vec![0; FRAME_MAX];
-        let length = port.receive(&mut frame)?;
-        Some(frame[HEADER_BYTES + 14..length].to_vec())
-    }
-
-    fn pass(switch: &mut Switch, ports: &mut [NetStream; 3], from: usize, frame: &[u8]) -> [Option<Vec<u8>>; 3] {
-        ports[from].send(frame);
-        switch.forward_from(from);
-        ports.each_mut().map(text)
-    }
-
-    #[test]
-    fn what_is_not_known_goes_everywhere_and_what_is_known_to_its_port_alone() {
-        let (mut switch, mut ports) = plugged();
-        let hello = Some(b"hello".to_vec());
-        let first = pass(&mut switch, &mut ports, 0, &frame(BROADCAST, address(1), b"hello"));
-        assert_eq!(first, [None, hello.clone(), hello.clone()]);
-        let answer = pass(&mut switch, &mut ports, 1, &frame(address(1), address(2), b"hello"));
-        assert_eq!(answer, [hello.clone(), None, None], "only to whom it is for");
-        let unknown = pass(&mut switch, &mut ports, 2, &frame(address(9), address(3), b"hello"));
-        assert_eq!(unknown, [hello.clone(), hello.clone(), None]);
-        let moved = pass(&mut switch, &mut ports, 2, &frame(BROADCAST, address(1), b"hello"));
-        assert_eq!(moved, [hello.clone(), hello.clone(), None]);
-        let after = pass(&mut switch, &mut ports, 1, &frame(address(1), address(2), b"hello"));
-        assert_eq!(after, [None, None, hello], "the machine has another port now");
-    }
-
-    #[test]
-    fn frames_that_are_none_and_groups_as_senders_teach_nothing() {
-        let (mut switch, mut ports) = plugged();
-        for length in 0..12 {
-            assert_eq!(pass(&mut switch, &mut ports, 0, &vec![0; HEADER_BYTES + length]), [None, None, None]);
-        }
-        pass(&mut switch, &mut ports, 0, &frame(address(2), BROADCAST, b"x"));
-        assert!(switch.addresses.is_empty());
-    }
-
-    #[test]
-    fn a_flood_of_addresses_and_a_port_that_never_reads_stay_bounded_and_stall_nobody() {
-        let (mut switch, mut ports) = plugged();
-        for number in 0..3 * ADDRESSES_MAX as u32 {
-            let [a, b, c, d] = number.to_be_bytes();
-            switch.forward(0, &frame(address(1), [2, 0, a, b, c, d], &[0; 1000]));
-            if number % 16 == 0 {
-                while text(&mut ports[1]).is_some() {}
-            }
-        }
-        assert!(switch.addresses.len() <= ADDRESSES_MAX);
-        while text(&mut ports[1]).is_some() {}
-        switch.forward(0, &frame(BROADCAST, address(1), b"on"));
-        assert_eq!(text(&mut ports[1]), Some(b"on".to_vec()), "while port 2 has not read anything");
-    }
 
     #[test]
     fn names_are_plain() {

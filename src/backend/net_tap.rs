@@ -2,27 +2,21 @@
 //!
 //! Sources: tuntap.rst; if_tun.h for the ioctls.
 
-use super::net_port::{HEADER_BYTES, NetPort, Sent};
+use super::net_port::{Arrived, FRAME_MAX, GUEST_CSUM, GUEST_TSO4, GUEST_TSO6, HEADER_BYTES, NetPort, OFFLOADS, Sent};
 use rustix::fs::{Mode, OFlags, open};
-use rustix::io::{Errno, read, write};
-use std::io;
+use rustix::io::{Errno, read, writev};
+use std::io::{self, IoSlice};
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 
 const DEVICE: &str = "/dev/net/tun";
-
-/// Features of virtio-net that the host's side of a tap takes over (virtio 1.2 §5.1.3), and the word for each of them
-/// with TUNSETOFFLOAD.
-const CSUM: u64 = 1 << 0;
-const GUEST_CSUM: u64 = 1 << 1;
-const GUEST_TSO4: u64 = 1 << 7;
-const GUEST_TSO6: u64 = 1 << 8;
-const HOST_TSO4: u64 = 1 << 11;
-const HOST_TSO6: u64 = 1 << 12;
 
 /// A tap interface.
 #[derive(Debug)]
 pub struct NetTap {
     fd: OwnedFd,
+    /// The frame that has come, behind its header, and the bytes of both; 0: none.
+    frame: Box<[u8]>,
+    there: usize,
 }
 
 /// A tap that cannot be had.
@@ -62,13 +56,13 @@ impl NetTap {
         let fd = open(DEVICE, OFlags::RDWR | OFlags::NONBLOCK | OFlags::CLOEXEC, Mode::empty())
             .map_err(|error| failed("open /dev/net/tun")(error.into()))?;
         attach(fd.as_fd(), name).map_err(failed("attach"))?;
-        Ok(NetTap { fd })
+        Ok(NetTap { fd, frame: vec![0; FRAME_MAX].into_boxed_slice(), there: 0 })
     }
 }
 
 impl NetPort for NetTap {
     fn features(&self) -> u64 {
-        CSUM | GUEST_CSUM | GUEST_TSO4 | GUEST_TSO6 | HOST_TSO4 | HOST_TSO6
+        OFFLOADS
     }
 
     fn start(&mut self, features: u64) {
@@ -78,16 +72,24 @@ impl NetPort for NetTap {
         let _ = set_offloads(self.fd.as_fd(), offloads);
     }
 
-    fn send(&mut self, frame: &[u8]) -> Sent {
-        match write(&self.fd, frame) {
+    fn send(&mut self, header: &[u8; HEADER_BYTES], frame: &[u8]) -> Sent {
+        match writev(&self.fd, &[IoSlice::new(header), IoSlice::new(frame)]) {
             Err(Errno::AGAIN) => Sent::Full,
             // An interface that is down or a frame that it refuses: lost, as on a cable.
             _ => Sent::Taken,
         }
     }
 
-    fn receive(&mut self, frame: &mut [u8]) -> Option<usize> {
-        read(&self.fd, frame).ok().filter(|&length| length >= HEADER_BYTES)
+    fn peek(&mut self) -> Option<Arrived<'_>> {
+        if self.there == 0 {
+            self.there = read(&self.fd, &mut self.frame[..]).ok().filter(|&length| length >= HEADER_BYTES)?;
+        }
+        let (header, frame) = self.frame[..self.there].split_first_chunk()?;
+        Some(Arrived { header, frame })
+    }
+
+    fn take(&mut self) {
+        self.there = 0;
     }
 
     fn fd(&self) -> Option<BorrowedFd<'_>> {

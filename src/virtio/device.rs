@@ -4,6 +4,7 @@
 
 use super::queue::{Chain, LiveQueue, QueueFault};
 use std::os::fd::BorrowedFd;
+use std::slice;
 
 /// Device types (virtio 1.2 §5).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -101,11 +102,13 @@ impl Queues {
         self.queue(index).map_or(Ok(None), LiveQueue::pop)
     }
 
-    /// Takes the last pop of a queue back.
-    pub fn unpop(&mut self, index: usize, chain: &Chain) {
-        if let Some(queue) = self.queue(index) {
-            queue.unpop(chain);
-        }
+    /// Puts chains back that were popped last from a queue, in that order, and asks for a kick when there are more than these.
+    /// True: there are already, and the round goes on.
+    ///
+    /// # Errors
+    /// The rings cannot be reached.
+    pub fn put_back(&mut self, index: usize, chains: &[Chain]) -> Result<bool, QueueFault> {
+        self.queue(index).map_or(Ok(false), |queue| queue.put_back(chains))
     }
 
     /// Gives a chain back.
@@ -113,8 +116,16 @@ impl Queues {
     /// # Errors
     /// The used ring cannot be reached.
     pub fn push(&mut self, index: usize, chain: &Chain) -> Result<(), QueueFault> {
+        self.push_all(index, slice::from_ref(chain))
+    }
+
+    /// Gives chains back that belong together, all at the same moment.
+    ///
+    /// # Errors
+    /// The used ring cannot be reached.
+    pub fn push_all(&mut self, index: usize, chains: &[Chain]) -> Result<(), QueueFault> {
         if let Some(queue) = self.queue(index)
-            && queue.push(chain)?
+            && queue.push(chains)?
         {
             self.interrupts |= 1 << index;
         }

@@ -2,7 +2,7 @@
 //!
 //! A frame is copied out of the guest once, and into it once. What the port cannot take waits in its queue, and so does the port
 //! when the guest has no buffers: nothing is read that cannot be delivered, so no edge is lost (CVE-2020-16843). Leaves out the
-//! control queue, several queue pairs, mergeable buffers.
+//! control queue and several queue pairs.
 //! Source: virtio 1.2 §5.1.
 
 use super::device::{DeviceKind, Queues, VirtioDevice};
@@ -16,6 +16,8 @@ const QUEUE_SIZES: [u16; 2] = [256, 256];
 
 /// Feature: the device has a MAC address.
 const MAC: u64 = 1 << 5;
+/// Feature: a frame that comes may be spread over several buffers.
+const MRG_RXBUF: u64 = 1 << 15;
 /// Feature: the configuration tells whether the link is up.
 const STATUS: u64 = 1 << 16;
 /// Status: the link is up.
@@ -33,9 +35,25 @@ pub struct Net {
     frame: Box<[u8]>,
     /// Length of the frame to send in `frame`, while `unsent`.
     unsent_length: usize,
-    /// The guest has buffers for frames that come.
-    has_buffers: bool,
-    received: Box<[u8]>,
+    /// The driver takes frames in several buffers.
+    is_mergeable: bool,
+    /// The frame that has come waits for buffers of the guest, or nobody is to have any yet.
+    is_starved: bool,
+    /// The buffers of the frame that is being delivered.
+    chains: Vec<Chain>,
+}
+
+/// What became of the frame that has come.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Delivery {
+    /// There is none.
+    NoFrame,
+    /// It is in the guest, or lost: on to the next.
+    Done,
+    /// There are more buffers now.
+    Again,
+    /// The guest has too few buffers.
+    NoBuffers,
 }
 
 impl Net {
@@ -44,55 +62,87 @@ impl Net {
         let mut config = [0; 8];
         config[..6].copy_from_slice(&mac);
         config[6..].copy_from_slice(&LINK_UP);
-        let buffer = || vec![0; FRAME_MAX].into_boxed_slice();
-        Net { port, config, unsent: None, frame: buffer(), unsent_length: 0, has_buffers: false, received: buffer() }
+        Net {
+            port,
+            config,
+            unsent: None,
+            frame: vec![0; FRAME_MAX].into_boxed_slice(),
+            unsent_length: 0,
+            is_mergeable: false,
+            is_starved: true,
+            chains: Vec::new(),
+        }
     }
 
     /// Sends what the guest has for the port, as far as that takes it.
     fn transmit(&mut self, queues: &mut Queues) -> Result<(), QueueFault> {
-        loop {
-            let chain = match self.unsent.take() {
-                Some(chain) => chain,
-                None => {
-                    let Some(mut chain) = queues.pop(TRANSMIT)? else { return Ok(()) };
-                    let fits = chain.readable_bytes() <= FRAME_MAX as u64;
-                    let Some(queue) = queues.queue(TRANSMIT).filter(|_| fits) else {
-                        // Longer than any frame: lost.
-                        queues.push(TRANSMIT, &chain)?;
-                        continue;
-                    };
-                    self.unsent_length = chain.read(queue.ram(), &mut self.frame);
-                    chain
-                }
-            };
-            let frame = &self.frame[..self.unsent_length];
-            if frame.len() >= HEADER_BYTES + FRAME_MIN && self.port.send(frame) == Sent::Full {
+        while let Some(chain) = self.next_to_send(queues)? {
+            let header_and_frame = self.frame[..self.unsent_length].split_first_chunk::<HEADER_BYTES>();
+            if let Some((header, frame)) = header_and_frame.filter(|(_, frame)| frame.len() >= FRAME_MIN)
+                && self.port.send(header, frame) == Sent::Full
+            {
                 self.unsent = Some(chain);
-                return Ok(());
+                break;
             }
             queues.push(TRANSMIT, &chain)?;
         }
+        self.port.flush();
+        Ok(())
+    }
+
+    /// The chain of the next frame, which is in `frame`.
+    fn next_to_send(&mut self, queues: &mut Queues) -> Result<Option<Chain>, QueueFault> {
+        if let Some(chain) = self.unsent.take() {
+            return Ok(Some(chain));
+        }
+        let Some(mut chain) = queues.pop(TRANSMIT)? else { return Ok(None) };
+        // What is longer than any frame is lost: no bytes of it are one.
+        let fits = chain.readable_bytes() <= FRAME_MAX as u64;
+        let queue = queues.queue(TRANSMIT).filter(|_| fits);
+        self.unsent_length = queue.map_or(0, |queue| chain.read(queue.ram(), &mut self.frame));
+        Ok(Some(chain))
     }
 
     /// Gives the guest what has come, as long as it has buffers.
     fn receive(&mut self, queues: &mut Queues) -> Result<(), QueueFault> {
-        loop {
-            let Some(mut chain) = queues.pop(RECEIVE)? else {
-                self.has_buffers = false;
-                return Ok(());
-            };
-            let Some(length) = self.port.receive(&mut self.received) else {
-                self.has_buffers = true;
-                queues.unpop(RECEIVE, &chain);
-                return Ok(());
-            };
-            // One buffer a frame (§5.1.6.3.2).
-            self.received[10..HEADER_BYTES].copy_from_slice(&1u16.to_le_bytes());
-            if let Some(queue) = queues.queue(RECEIVE).filter(|_| length as u64 <= chain.writable_bytes()) {
-                chain.write(queue.ram(), &self.received[..length]);
-            }
-            queues.push(RECEIVE, &chain)?;
+        let mut delivery = Delivery::Done;
+        while matches!(delivery, Delivery::Done | Delivery::Again) {
+            delivery = self.deliver(queues)?;
         }
+        self.is_starved = delivery == Delivery::NoBuffers;
+        Ok(())
+    }
+
+    fn deliver(&mut self, queues: &mut Queues) -> Result<Delivery, QueueFault> {
+        let Some(arrived) = self.port.peek() else { return Ok(Delivery::NoFrame) };
+        let length = (HEADER_BYTES + arrived.frame.len()) as u64;
+        self.chains.clear();
+        let mut room = 0;
+        while room < length && (self.is_mergeable || self.chains.is_empty()) {
+            let Some(chain) = queues.pop(RECEIVE)? else {
+                let all = queues.queue(RECEIVE).is_some_and(|queue| self.chains.len() == usize::from(queue.size()));
+                if all {
+                    break; // Not even the whole queue has room for it.
+                }
+                let more = queues.put_back(RECEIVE, &self.chains)?;
+                return Ok(if more { Delivery::Again } else { Delivery::NoBuffers });
+            };
+            room += chain.writable_bytes();
+            self.chains.push(chain);
+        }
+        let mut header = *arrived.header;
+        header[10..].copy_from_slice(&(self.chains.len() as u16).to_le_bytes());
+        if let Some(queue) = queues.queue(RECEIVE).filter(|_| room >= length) {
+            let mut parts = [&header[..], arrived.frame];
+            for chain in &mut self.chains {
+                for part in &mut parts {
+                    *part = &part[chain.write(queue.ram(), part)..];
+                }
+            }
+        }
+        self.port.take();
+        queues.push_all(RECEIVE, &self.chains)?;
+        Ok(Delivery::Done)
     }
 }
 
@@ -102,7 +152,7 @@ impl VirtioDevice for Net {
     }
 
     fn features(&self) -> u64 {
-        MAC | STATUS | self.port.features()
+        MAC | MRG_RXBUF | STATUS | self.port.features()
     }
 
     fn queue_sizes(&self) -> &[u16] {
@@ -114,12 +164,13 @@ impl VirtioDevice for Net {
     }
 
     fn start(&mut self, features: u64) {
+        self.is_mergeable = features & MRG_RXBUF != 0;
         self.port.start(features);
     }
 
     fn reset(&mut self) {
         self.unsent = None;
-        self.has_buffers = false;
+        self.is_starved = true;
     }
 
     fn serve(&mut self, index: usize, queues: &mut Queues) -> Result<(), QueueFault> {
@@ -127,7 +178,7 @@ impl VirtioDevice for Net {
     }
 
     fn waits_for(&self) -> Option<BorrowedFd<'_>> {
-        self.port.fd().filter(|_| self.has_buffers)
+        self.port.fd().filter(|_| !self.is_starved)
     }
 
     fn waits_for_room(&self) -> Option<BorrowedFd<'_>> {
@@ -143,13 +194,18 @@ impl VirtioDevice for Net {
 #[cfg(test)]
 mod tests {
     use super::super::driver::DriverQueue;
+    use super::super::worker;
     use super::*;
     use crate::arch::layout::MIB;
+    use crate::backend::net_port::{Arrived, NOTHING_LEFT, OFFLOADS};
     use crate::event_loop::Waker;
     use crate::memory::map::MemoryMap;
     use crate::memory::ram::GuestRam;
     use crate::virtio::function::{ACKNOWLEDGE, DRIVER, DRIVER_OK, FEATURES_OK, NEEDS_RESET, VirtioFunction};
     use std::collections::VecDeque;
+    use std::io::Write;
+    use std::os::fd::{AsFd, OwnedFd};
+    use std::os::unix::net::UnixStream;
     use std::sync::{Arc, Mutex};
 
     /// What a port of the tests holds: frames to come, frames that went, and for how many more it has room.
@@ -158,28 +214,37 @@ mod tests {
         coming: VecDeque<Vec<u8>>,
         gone: Vec<Vec<u8>>,
         room: usize,
+        /// How often the device asked for something.
+        calls: usize,
     }
 
-    struct Port(Arc<Mutex<Cable>>, Waker);
+    struct Port(Arc<Mutex<Cable>>, OwnedFd, Vec<u8>);
 
     impl NetPort for Port {
-        fn send(&mut self, frame: &[u8]) -> Sent {
+        fn features(&self) -> u64 {
+            OFFLOADS
+        }
+        fn send(&mut self, _header: &[u8; HEADER_BYTES], frame: &[u8]) -> Sent {
             let mut cable = self.0.lock().unwrap();
+            cable.calls += 1;
             if cable.room == 0 {
                 return Sent::Full;
             }
             cable.room -= 1;
-            cable.gone.push(frame[HEADER_BYTES..].to_vec());
+            cable.gone.push(frame.to_vec());
             Sent::Taken
         }
-        fn receive(&mut self, frame: &mut [u8]) -> Option<usize> {
-            let coming = self.0.lock().unwrap().coming.pop_front()?;
-            frame[..HEADER_BYTES].fill(0);
-            frame[HEADER_BYTES..][..coming.len()].copy_from_slice(&coming);
-            Some(HEADER_BYTES + coming.len())
+        fn peek(&mut self) -> Option<Arrived<'_>> {
+            let mut cable = self.0.lock().unwrap();
+            cable.calls += 1;
+            self.2 = cable.coming.front()?.clone();
+            Some(Arrived { header: &NOTHING_LEFT, frame: &self.2 })
+        }
+        fn take(&mut self) {
+            self.0.lock().unwrap().coming.pop_front();
         }
         fn fd(&self) -> Option<BorrowedFd<'_>> {
-            Some(self.1.fd())
+            Some(self.1.as_fd())
         }
     }
 
@@ -195,12 +260,23 @@ mod tests {
     }
 
     fn guest(room: usize) -> Guest {
+        // Without event indices, mergeable buffers and offloads.
+        guest_with(room, 1 << 32)
+    }
+
+    /// A guest whose driver accepts these features.
+    fn guest_with(room: usize, features: u64) -> Guest {
+        guest_behind(std::fs::File::open("/dev/null").unwrap().into(), room, features)
+    }
+
+    /// A guest whose port waits on `fd`.
+    fn guest_behind(fd: OwnedFd, room: usize, features: u64) -> Guest {
         let ram = Arc::new(GuestRam::new(&MemoryMap::new(MIB).unwrap()).unwrap());
         let cable = Arc::new(Mutex::new(Cable { room, ..Cable::default() }));
-        let net = Net::new([2, 0, 0, 0, 0, 1], Box::new(Port(cable.clone(), Waker::new().unwrap())));
+        let net = Net::new([2, 0, 0, 0, 0, 1], Box::new(Port(cable.clone(), fd, Vec::new())));
         let mut function = VirtioFunction::new(Box::new(net), ram.clone(), Waker::new().unwrap()).unwrap();
         let queues = [0x1000, 0x2000].map(|base| DriverQueue::new(ram.clone(), base, 8));
-        function.set_driver_features(function.features());
+        function.set_driver_features(features);
         function.set_status(ACKNOWLEDGE | DRIVER | FEATURES_OK);
         for (index, queue) in (0..).zip(&queues) {
             function.set_up_queue(index, |setup| *setup = queue.setup());
@@ -281,5 +357,108 @@ mod tests {
         guest.transmit.send(&[(FRAME, 72)], &[(BUFFERS, 12)]);
         guest.function.serve(Some(TRANSMIT));
         assert_eq!(guest.function.status() & NEEDS_RESET, 0, "odd, and harmless");
+    }
+
+    #[test]
+    fn sec40_a_device_that_can_do_nothing_does_nothing() {
+        // Its port has something to read all the time, for which the guest has no buffers, and takes nothing.
+        let (ours, mut theirs) = UnixStream::pair().unwrap();
+        ours.set_nonblocking(true).unwrap();
+        theirs.write_all(b"frame").unwrap();
+        while (&ours).write(&[0; 1000]).is_ok() {}
+        let Guest { mut function, cable, mut transmit, ram, .. } = guest_behind(ours.into(), 0, 1 << 32);
+        ram.write(FRAME, &[9; 200]).unwrap();
+        transmit.send(&[(FRAME, 72)], &[]);
+        cable.lock().unwrap().coming.push_back(vec![1; 60]);
+        let changed = Waker::new().unwrap();
+        function.serve(Some(RECEIVE));
+        function.serve(Some(TRANSMIT));
+        let function = Arc::new(Mutex::new(function));
+        worker::start(vec![function.clone()], changed.clone()).unwrap();
+        let calls = || cable.lock().unwrap().calls;
+        // The thread works off the kicks of the start. Then it sleeps.
+        let (mut before, mut quiet_ms) = (calls(), 0);
+        while quiet_ms < 100 {
+            std::thread::sleep(std::time::Duration::from_millis(1));
+            quiet_ms = if calls() == before { quiet_ms + 1 } else { 0 };
+            before = calls();
+            assert!(before < 100, "{before} calls for nothing");
+        }
+        transmit.send(&[(FRAME, 72)], &[]);
+        cable.lock().unwrap().room = 9;
+        function.lock().unwrap().serve(None);
+        assert_eq!(cable.lock().unwrap().gone.len(), 2, "and goes on when there is room");
+    }
+
+    #[test]
+    fn sec41_headers_stand_where_they_belong_whatever_was_agreed_upon_and_however_buffers_are_cut() {
+        let all = function_features();
+        let bits: Vec<u64> = (0..64).map(|bit| 1 << bit).filter(|bit| all & bit != 0 && *bit != 1 << 32).collect();
+        let frame: Vec<u8> = (0..70).collect();
+        for combination in 0..1u64 << bits.len() {
+            let chosen = bits.iter().enumerate().filter(|(at, _)| combination & (1 << at) != 0);
+            let features = chosen.fold(1 << 32, |features, (_, bit)| features | bit);
+            for split in [1u32, 9, 10, 11, 12, 13, 40] {
+                let mut guest = guest_with(9, features);
+                guest.ram.write(FRAME + 12, &frame).unwrap();
+                guest.transmit.send(&[(FRAME, split), (FRAME + u64::from(split), 82 - split)], &[]);
+                guest.function.serve(Some(TRANSMIT));
+                assert_eq!(guest.cable.lock().unwrap().gone, [&frame[..]], "{features:#x} {split}");
+                guest.cable.lock().unwrap().coming.push_back(frame.clone());
+                guest.receive.send(&[], &[(BUFFERS, split), (BUFFERS + u64::from(split), 100)]);
+                guest.function.serve(Some(RECEIVE));
+                assert_eq!(guest.receive.used(), Some((0, 82)));
+                let mut got = [0; 82];
+                guest.ram.read(BUFFERS, &mut got).unwrap();
+                assert_eq!((&got[..12], &got[12..]), (&[0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 1, 0][..], &frame[..]));
+            }
+        }
+    }
+
+    /// All that the device offers.
+    fn function_features() -> u64 {
+        guest(0).function.features()
+    }
+
+    #[test]
+    fn a_long_frame_takes_several_buffers_or_waits_for_them() {
+        for event_idx in [0, 1 << 29] {
+            let mut guest = guest_with(0, 1 << 32 | MRG_RXBUF | event_idx);
+            let frame: Vec<u8> = (0..1000u32).map(|byte| byte as u8).collect();
+            guest.cable.lock().unwrap().coming.push_back(frame.clone());
+            let buffer = |index: u64| (BUFFERS + 512 * index, 400);
+            guest.receive.send(&[], &[buffer(0)]);
+            guest.receive.send(&[], &[buffer(1)]);
+            guest.function.serve(Some(RECEIVE));
+            assert_eq!((guest.receive.used(), guest.function.waits_for().len()), (None, 2), "two are too few");
+            guest.receive.send(&[], &[buffer(2)]);
+            guest.receive.send(&[], &[buffer(3)]);
+            guest.function.serve(Some(RECEIVE));
+            let used: Vec<_> = std::iter::from_fn(|| guest.receive.used()).collect();
+            assert_eq!(used, [(0, 400), (1, 400), (2, 212)]);
+            let mut got = [0; 1536];
+            guest.ram.read(BUFFERS, &mut got).unwrap();
+            assert_eq!(got[..12], [0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 3, 0], "three buffers");
+            let pieces = [&got[12..400], &got[512..912], &got[1024..1236]].concat();
+            assert!(pieces == frame);
+        }
+    }
+
+    #[test]
+    fn a_frame_that_no_queue_has_room_for_is_lost_and_the_next_comes() {
+        let mut guest = guest_with(0, 1 << 32 | MRG_RXBUF);
+        guest.cable.lock().unwrap().coming.extend([vec![1; 1000], vec![2; 60]]);
+        for index in 0..8 {
+            guest.receive.send(&[], &[(BUFFERS + 512 * index, 100)]);
+        }
+        guest.function.serve(Some(RECEIVE));
+        assert_eq!(
+            (0..8).map(|_| guest.receive.used()).collect::<Vec<_>>(),
+            (0..8).map(|head| Some((head, 0))).collect::<Vec<_>>()
+        );
+        guest.receive.send(&[], &[(BUFFERS, 100)]);
+        guest.function.serve(Some(RECEIVE));
+        assert_eq!(guest.receive.used(), Some((0, 72)));
+        assert_eq!(guest.function.status() & NEEDS_RESET, 0);
     }
 }

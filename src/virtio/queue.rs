@@ -8,8 +8,12 @@
 use crate::memory::map::GuestRange;
 use crate::memory::ram::GuestRam;
 use std::sync::Arc;
+use std::sync::atomic::{Ordering, fence};
 use virtio_queue::{Queue, QueueOwnedT, QueueT};
-use vm_memory::GuestMemoryMmap;
+use vm_memory::{Bytes, GuestAddress, GuestMemoryMmap};
+
+/// Flag of the available ring: the driver does not want to be interrupted (§2.7.6).
+const NO_INTERRUPT: u16 = 1;
 
 /// What a driver set up a queue with. Frozen when the queue goes live.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -59,6 +63,10 @@ pub struct LiveQueue {
     left: u16,
     /// The round has found nothing left to pop.
     drained: bool,
+    /// The round has put chains back, and asked for a kick behind them.
+    kept: bool,
+    /// How far the driver has been told of used chains, or did not want to be.
+    told: u16,
 }
 
 /// The buffers of one request, in order.
@@ -112,12 +120,12 @@ impl LiveQueue {
             return Err(QueueFault::Setup);
         }
         let in_flight = vec![0; usize::from(setup.size).div_ceil(64)];
-        Ok(LiveQueue { left: setup.size, drained: false, queue, ram, in_flight })
+        Ok(LiveQueue { left: setup.size, drained: false, kept: false, told: 0, queue, ram, in_flight })
     }
 
     /// Begins a round: from now on as many chains are popped as the queue has entries, however fast the driver adds more.
     pub fn begin_round(&mut self) {
-        (self.left, self.drained) = (self.queue.size(), false);
+        (self.left, self.drained, self.kept) = (self.queue.size(), false, false);
     }
 
     /// Ends the round and asks the driver to kick for further chains. True: chains are there that the device would have
@@ -126,6 +134,10 @@ impl LiveQueue {
     /// # Errors
     /// The rings cannot be reached.
     pub fn end_round(&mut self) -> Result<bool, QueueFault> {
+        if self.kept {
+            // Asked already. Where the round ended before all that is there was seen, another one will see it.
+            return Ok(self.left == 0);
+        }
         let more = self.queue.enable_notification(self.ram.backend()).map_err(|_| QueueFault::Available)?;
         // A device that stopped by itself, for want of something to put into the chains, is not served for those.
         Ok(more && (self.drained || self.left == 0))
@@ -172,24 +184,69 @@ impl LiveQueue {
         if goes_on { Err(QueueFault::Chain) } else { Ok(Some(chain)) }
     }
 
-    /// Takes the last pop back: the chain is the next one again.
-    pub fn unpop(&mut self, chain: &Chain) {
-        self.queue.go_to_previous_position();
-        let (word, bit) = (usize::from(chain.head) / 64, 1 << (chain.head % 64));
-        self.in_flight[word] &= !bit;
-        self.left += 1;
-    }
-
-    /// Gives a chain back with what was written into it. True: the driver wants to be interrupted.
+    /// Puts back chains that were popped last, in that order: they are the next ones again. The driver is asked to kick when there
+    /// are more than these. True: there are already, and the round goes on.
     ///
     /// # Errors
     /// The rings cannot be reached.
-    pub fn push(&mut self, chain: &Chain) -> Result<bool, QueueFault> {
+    pub fn put_back(&mut self, chains: &[Chain]) -> Result<bool, QueueFault> {
+        // Asked for behind the last of them, or a driver that counts (VIRTIO_F_EVENT_IDX) would think itself heard.
+        let more = self.queue.enable_notification(self.ram.backend()).map_err(|_| QueueFault::Available)?;
+        for chain in chains.iter().rev() {
+            self.queue.go_to_previous_position();
+            self.land(chain);
+        }
+        self.kept = true;
+        Ok(more && self.left > 0)
+    }
+
+    /// Gives chains back with what was written into them, all at the same moment. True: the driver wants to be interrupted.
+    ///
+    /// # Errors
+    /// The rings cannot be reached.
+    pub fn push(&mut self, chains: &[Chain]) -> Result<bool, QueueFault> {
+        let Some((last, others)) = chains.split_last() else { return Ok(false) };
+        let mut next = self.queue.next_used();
+        for chain in others {
+            self.land(chain);
+            let entry = self.queue.used_ring() + 4 + 8 * u64::from(next % self.queue.size());
+            let element = u64::from(chain.head) | u64::from(chain.written) << 32;
+            self.ram.write(entry, &element.to_le_bytes()).map_err(|_| QueueFault::Used)?;
+            next = next.wrapping_add(1);
+        }
+        self.land(last);
+        self.queue.set_next_used(next);
+        let ram: &GuestMemoryMmap = self.ram.backend();
+        self.queue.add_used(ram, last.head, last.written).map_err(|_| QueueFault::Used)?;
+        self.wants_interrupt()
+    }
+
+    /// The chain is not in flight any more.
+    fn land(&mut self, chain: &Chain) {
         let (word, bit) = (usize::from(chain.head) / 64, 1 << (chain.head % 64));
         self.in_flight[word] &= !bit;
-        let ram: &GuestMemoryMmap = self.ram.backend();
-        self.queue.add_used(ram, chain.head, chain.written).map_err(|_| QueueFault::Used)?;
-        self.queue.needs_notification(ram).map_err(|_| QueueFault::Used)
+    }
+
+    /// Whether the driver wants to hear of what was pushed since this was asked last (virtio 1.2 §2.7.7.2).
+    fn wants_interrupt(&mut self) -> Result<bool, QueueFault> {
+        // What was pushed must be seen before the driver's wish is read: it may be about to sleep.
+        fence(Ordering::SeqCst);
+        let word = |offset: u64| {
+            let address = GuestAddress(self.queue.avail_ring() + offset);
+            self.ram.backend().load::<u16>(address, Ordering::Relaxed).map(u16::from_le).map_err(|_| QueueFault::Used)
+        };
+        let (before, now) = (self.told, self.queue.next_used());
+        self.told = now;
+        if self.queue.event_idx_enabled() {
+            let event = word(4 + 2 * u64::from(self.queue.size()))?;
+            return Ok(now.wrapping_sub(event).wrapping_sub(1) < now.wrapping_sub(before));
+        }
+        Ok(word(0)? & NO_INTERRUPT == 0)
+    }
+
+    /// Entries of the queue.
+    pub fn size(&self) -> u16 {
+        self.queue.size()
     }
 
     /// The RAM that chains point into.
@@ -318,7 +375,10 @@ mod tests {
         assert_eq!((chain.read(&ram, &mut request[..5]), chain.read(&ram, &mut request[5..])), (5, 8));
         assert_eq!(&request[..13], b"to the device");
         assert_eq!(chain.write(&ram, b"answer"), 6);
-        assert_eq!((live.push(&chain), driver.used(), driver.used()), (Ok(true), Some((head, 6)), None));
+        assert_eq!(
+            (live.push(std::slice::from_ref(&chain)), driver.used(), driver.used()),
+            (Ok(true), Some((head, 6)), None)
+        );
         let mut answer = [0; 4];
         ram.read(BUFFER + 0x100, &mut answer).unwrap();
         assert_eq!((&answer, ram.read_u64(BUFFER + 0x200).unwrap() as u16), (b"answ", u16::from_le_bytes(*b"er")));
@@ -395,7 +455,7 @@ mod tests {
             driver.send(&[(BUFFER, 1)], &[]);
             let Some(chain) = live.pop().unwrap() else { break };
             popped += 1;
-            live.push(&chain).unwrap();
+            live.push(std::slice::from_ref(&chain)).unwrap();
         }
         assert_eq!((popped, live.end_round()), (8, Ok(true)));
     }
@@ -408,7 +468,7 @@ mod tests {
         live.begin_round();
         let chain = live.pop().unwrap().unwrap();
         assert_eq!(live.pop(), Err(QueueFault::InFlight));
-        live.push(&chain).unwrap();
+        live.push(std::slice::from_ref(&chain)).unwrap();
         driver.offer(head);
         assert!(live.pop().unwrap().is_some(), "used, it may come again");
     }
@@ -424,5 +484,71 @@ mod tests {
         assert_eq!(live.pop(), Ok(None));
         driver.send(&[], &[(BUFFER, 1)]);
         assert_eq!(live.end_round(), Ok(true), "it would have taken this one");
+    }
+
+    #[test]
+    fn chains_that_are_put_back_come_again_and_a_kick_is_asked_for_behind_them() {
+        let ram = Arc::new(GuestRam::new(&MemoryMap::new(MIB).unwrap()).unwrap());
+        let mut driver = DriverQueue::new(ram.clone(), RINGS, 8);
+        let setup = driver.setup();
+        let mut live = LiveQueue::new(&setup, 256, true, ram.clone()).unwrap();
+        // Where the driver's index must pass for it to kick: behind the used ring.
+        let kick_at = || ram.read_u64(setup.used + 4 + 8 * 8).unwrap() as u16;
+        driver.send(&[], &[(BUFFER, 1)]);
+        driver.send(&[], &[(BUFFER, 2)]);
+        live.begin_round();
+        let popped: Vec<_> = std::iter::from_fn(|| live.pop().unwrap()).collect();
+        assert_eq!((popped.len(), live.put_back(&popped), live.end_round()), (2, Ok(false), Ok(false)));
+        assert_eq!(kick_at(), 2, "at the third, not at the first, which is there");
+        driver.send(&[], &[(BUFFER, 3)]);
+        live.begin_round();
+        let again: Vec<_> = std::iter::from_fn(|| live.pop().unwrap()).collect();
+        assert_eq!((&again[..2], again.len()), (&popped[..], 3));
+        driver.send(&[], &[(BUFFER, 4)]);
+        assert_eq!(live.put_back(&again), Ok(true), "one more has come meanwhile");
+        // A round that may pop no more is followed by another.
+        live.begin_round();
+        let mut popped = Vec::new();
+        for _ in 0..5 {
+            popped.extend(live.pop().unwrap());
+            live.put_back(&popped.split_off(0)).unwrap();
+        }
+        assert_eq!(live.end_round(), Ok(false));
+        for _ in 0..3 {
+            popped.extend(live.pop().unwrap());
+            live.put_back(&popped.split_off(0)).unwrap();
+        }
+        assert_eq!((live.pop(), live.end_round()), (Ok(None), Ok(true)));
+    }
+
+    #[test]
+    fn chains_of_one_frame_are_used_at_one_moment_and_the_driver_says_when_it_wants_to_hear() {
+        for event_idx in [false, true] {
+            let ram = Arc::new(GuestRam::new(&MemoryMap::new(MIB).unwrap()).unwrap());
+            let mut driver = DriverQueue::new(ram.clone(), RINGS, 4);
+            let setup = driver.setup();
+            let mut live = LiveQueue::new(&setup, 256, event_idx, ram.clone()).unwrap();
+            let mut round = |count: usize| {
+                for _ in 0..count {
+                    driver.send(&[], &[(BUFFER, 9)]);
+                }
+                live.begin_round();
+                let mut chains: Vec<_> = std::iter::from_fn(|| live.pop().unwrap()).collect();
+                for chain in &mut chains {
+                    assert_eq!(chain.write(&ram, &[1; 5]), 5);
+                }
+                let interrupt = live.push(&chains).unwrap();
+                let used: Vec<_> = std::iter::from_fn(|| driver.used()).collect();
+                assert!(used.len() == count && used.iter().all(|(_, written)| *written == 5), "{used:?}");
+                interrupt
+            };
+            // Where the driver says so: its flags, or the index that is to be passed.
+            let wish = if event_idx { setup.available + 4 + 2 * 4 } else { setup.available };
+            ram.write(wish, &[0, 0]).unwrap();
+            assert!(round(3), "the first is wanted");
+            ram.write(wish, &u16::to_le_bytes(if event_idx { 5 } else { 1 })).unwrap();
+            assert!(!round(2), "five have been used");
+            assert_eq!(round(3), event_idx, "the sixth is wanted");
+        }
     }
 }
