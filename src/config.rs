@@ -6,6 +6,7 @@ use crate::backend::block::disk::Mode;
 use crate::backend::local_socket::LocalAddress;
 use crate::backend::net_passt::Forward;
 use crate::backend::net_switch::is_name;
+use crate::backend::vsock::exchange::PATH_MAX;
 use crate::boot::format::ImageFormat;
 use crate::kvm::msr_filter::MsrFilter;
 use crate::memory::map::MemoryMap;
@@ -185,6 +186,11 @@ pub struct DevicesConfig {
     /// Write the frames of all network devices to a file, for tcpdump and tshark
     #[arg(long, value_name = "FILE", requires = "net", help_heading = "Devices")]
     pub pcap: Option<PathBuf>,
+
+    /// A virtio socket device. A process of the host connects to the Unix socket PATH and says CONNECT PORT; a guest that connects to
+    /// port N of the host reaches the socket PATH_N
+    #[arg(long, value_name = "PATH", value_parser = parse_vsock, help_heading = "Devices")]
+    pub vsock: Option<PathBuf>,
 
     /// How virtio devices are reached
     #[arg(long, value_name = "KIND", value_enum, default_value = "pci", help_heading = "Devices")]
@@ -525,6 +531,14 @@ fn parse_mac(text: &str) -> Option<[u8; 6]> {
     (mac[0] & 1 == 0 && mac != [0; 6]).then_some(mac)
 }
 
+fn parse_vsock(text: &str) -> Result<PathBuf, String> {
+    match text.len() {
+        0 => Err("use the path of a socket".into()),
+        1..=PATH_MAX => Ok(text.into()),
+        _ => Err(format!("a socket's path and _PORT behind it have 107 bytes: {PATH_MAX} at most")),
+    }
+}
+
 fn parse_report(text: &str) -> Result<ReportChoice, String> {
     match text.split_once(':') {
         Some(("junit", path)) if !path.is_empty() => Ok(ReportChoice::Junit(path.into())),
@@ -600,6 +614,8 @@ mod tests {
         for bad in ["file:", "file", "socket:", "pty:x", ""] {
             assert!(parse_console(bad).unwrap_err().contains("stdio"), "{bad}");
         }
+        assert_eq!(parse_vsock("a.sock"), Ok("a.sock".into()));
+        assert!(parse_vsock("").is_err() && parse_vsock(&"a".repeat(97)).unwrap_err().contains("96 at most"));
         assert_eq!(parse_report("html:x:y"), Ok(ReportChoice::Html("x:y".into())));
         assert!(parse_report("html:").unwrap_err().contains("junit:FILE or html:FILE"));
         assert_eq!(parse_limit("pio=200"), Ok(("pio".into(), 200)));

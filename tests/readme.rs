@@ -286,6 +286,7 @@ fn every_device_has_its_row() {
         pcap: None,
         rng: false,
         virtio_console: false,
+        vsock: None,
         balloon: None,
         transport: TransportChoice::Mmio,
     };
@@ -296,6 +297,7 @@ fn every_device_has_its_row() {
         DevicesConfig { virtio_console: true, ..none() },
         DevicesConfig { balloon: Some(0), ..none() },
         DevicesConfig { disk: vec![disk()], ..none() },
+        DevicesConfig { vsock: Some("vm.sock".into()), ..none() },
         DevicesConfig { net: vec![NetChoice { kind: NetKind::Tap("tap0".into()), mac: None }], ..none() },
     ];
     for node in configs.iter().flat_map(|config| devices::nodes(Irqchip::Split, config)) {

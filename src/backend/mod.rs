@@ -1,4 +1,5 @@
-//! The host's side of devices: the console's output and input, the terminal, who watches what the guest prints, and disks.
+//! The host's side of devices: the console's output and input, the terminal, who watches what the guest prints, disks, networks
+//! and sockets.
 
 pub mod balloon;
 pub mod block;
@@ -27,5 +28,7 @@ pub mod net_tap;
 pub mod plain_text;
 pub mod send_text;
 pub mod signals;
+pub mod socket_file;
 pub mod stream_pattern;
 pub mod terminal;
+pub mod vsock;

@@ -10,7 +10,7 @@ use super::io::{IoHandler, MachineIo};
 use super::outcome::{Outcome, Stopped};
 use super::phases::{Phases, now_us};
 use super::tracing::TracingError;
-use super::virtio::{self, DeviceError};
+use super::virtio::{self, DeviceError, Opened};
 use super::watch::Watch;
 use crate::arch::cpu_state::CpuState;
 use crate::backend::balloon::BalloonControl;
@@ -132,7 +132,9 @@ pub fn run(
     let note = Box::new(move |text| notes.report(MachineEvent::Note(text)));
     let balloon = config.devices.balloon.map(|size| BalloonControl::new(size, blueprint.map.size()));
     let balloon = balloon.transpose().map_err(host("create the balloon's waker"))?;
-    let mut virtio = virtio::open(&config.devices, &blueprint.name, blueprint.cpus, balloon.as_ref())?;
+    // The socket's name goes with the machine, however it ends.
+    let Opened { devices: mut virtio, socket: _socket } =
+        virtio::open(&config.devices, &blueprint.name, blueprint.cpus, balloon.as_ref())?;
     if let Some((port, device)) = ends.virtio {
         virtio.insert(0, Box::new(VirtioConsole::new(vec![Box::new(port)], device)));
         signals.catch_resizes().map_err(host("catch changes of the terminal's size"))?;

@@ -11,6 +11,8 @@ use crate::backend::net_pcap::{Capture, Captured};
 use crate::backend::net_port::NetPort;
 use crate::backend::net_switch::{self, SwitchError};
 use crate::backend::net_tap::{NetTap, TapError};
+use crate::backend::socket_file::{SocketError, SocketFile};
+use crate::backend::vsock::exchange::Exchange;
 use crate::bus::bus::{Bus, Shared};
 use crate::bus::device::DeviceNode;
 use crate::bus::irq::IrqLine;
@@ -26,6 +28,7 @@ use crate::virtio::net::Net;
 use crate::virtio::rng::Rng;
 use crate::virtio::transport::mmio::{MmioTransport, WINDOW};
 use crate::virtio::transport::pci::{BAR_SIZE, VirtioPci};
+use crate::virtio::vsock::Vsock;
 use crate::virtio::worker;
 use sha2::{Digest, Sha256};
 use std::io;
@@ -55,6 +58,18 @@ pub enum DeviceError {
     Switch(#[from] SwitchError),
     #[error("create {}: {source}", path.display())]
     Capture { path: PathBuf, source: io::Error },
+    #[error(transparent)]
+    Socket(#[from] SocketError),
+    #[error("watch the sockets behind {}: {source}", path.display())]
+    Exchange { path: PathBuf, source: io::Error },
+}
+
+/// Devices that are open.
+pub struct Opened {
+    /// The devices, in the order of their places.
+    pub devices: Vec<Box<dyn VirtioDevice>>,
+    /// The name of the socket device's socket, which goes away with it: the devices themselves are left to the end of the process.
+    pub socket: Option<SocketFile>,
 }
 
 /// Opens the devices that `config` asks for, in the order of their places, behind the console, which is the first. `name` is the
@@ -67,7 +82,7 @@ pub fn open(
     name: &str,
     cpus: u32,
     balloon: Option<&BalloonControl>,
-) -> Result<Vec<Box<dyn VirtioDevice>>, DeviceError> {
+) -> Result<Opened, DeviceError> {
     let mut devices: Vec<Box<dyn VirtioDevice>> = Vec::new();
     if config.rng {
         devices.push(Box::new(Rng));
@@ -93,7 +108,15 @@ pub fn open(
         }
         devices.push(Box::new(Net::new(net.mac.unwrap_or_else(|| mac(name, index)), port)));
     }
-    Ok(devices)
+    let mut socket = None;
+    if let Some(path) = &config.vsock {
+        let (listener, file) = SocketFile::listen(path)?;
+        let exchange = Exchange::new(listener, path);
+        let exchange = exchange.map_err(|source| DeviceError::Exchange { path: path.clone(), source })?;
+        devices.push(Box::new(Vsock::new(exchange)));
+        socket = Some(file);
+    }
+    Ok(Opened { devices, socket })
 }
 
 /// An address that stays the same for machine `name` and its device number `index`: locally administered, of one device.
@@ -117,6 +140,7 @@ pub fn names(config: &DevicesConfig) -> Vec<(&'static str, &'static str)> {
     names.extend(config.balloon.map(|_| ("virtio-balloon", "virtio memory balloon")));
     names.extend(config.disk.iter().map(|_| ("virtio-blk", "virtio disk")));
     names.extend(config.net.iter().map(|_| ("virtio-net", "virtio network device")));
+    names.extend(config.vsock.iter().map(|_| ("virtio-vsock", "virtio socket device")));
     names
 }
 

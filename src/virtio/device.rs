@@ -44,6 +44,11 @@ pub trait VirtioDevice: Send {
     /// The driver wants to begin anew: nothing of it is left. What the host is working on in guest memory is waited for.
     fn reset(&mut self);
 
+    /// Whether what one queue brings makes work for the others: then a kick of one is a round of all.
+    fn serves_all_at_once(&self) -> bool {
+        false
+    }
+
     /// Takes what is available in queue `index`.
     ///
     /// # Errors

@@ -229,9 +229,10 @@ impl VirtioFunction {
         }
     }
 
-    /// One round of the queue that was kicked, or of all where the device's own descriptor is ready.
+    /// One round of the queue that was kicked, or of all where the device's own descriptor is ready or its queues belong together.
     fn serve_round(&mut self, ready: Option<usize>) -> Result<(), QueueFault> {
-        let served = ready.map_or(0..self.setup.len(), |index| index..index + 1);
+        let alone = ready.filter(|_| !self.device.serves_all_at_once());
+        let served = alone.map_or(0..self.setup.len(), |index| index..index + 1);
         for index in served.clone() {
             if let Some(queue) = self.queues.queue(index) {
                 queue.begin_round();
