@@ -11,6 +11,7 @@ use super::queue::QueueFault;
 use crate::backend::vsock::exchange::Exchange;
 use crate::backend::vsock::packet::{GUEST_CID, HEADER_BYTES, Header, PAYLOAD_MAX};
 use std::os::fd::BorrowedFd;
+use std::slice;
 
 const RECEIVE: usize = 0;
 const TRANSMIT: usize = 1;
@@ -62,7 +63,7 @@ impl Vsock {
             // Buffers that hold no data are given back as they are: a packet would wait behind them forever.
             if room > 0 {
                 let Some(header) = self.exchange.next(&mut self.payload[..room as usize]) else {
-                    queues.unpop(RECEIVE, &chain);
+                    queues.put_back(RECEIVE, slice::from_ref(&chain))?;
                     break;
                 };
                 if let Some(queue) = queues.queue(RECEIVE) {
