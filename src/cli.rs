@@ -196,6 +196,11 @@ fn check(verb: &str, config: &RunConfig) -> Result<(), clap::Error> {
         balloon::check(size, config.machine.mem.size())
             .map_err(|error| mistake(verb, ErrorKind::ValueValidation, error))?;
     }
+    let mut tags: Vec<_> = config.devices.tags().collect();
+    tags.sort_unstable();
+    if let Some(pair) = tags.windows(2).find(|pair| pair[0] == pair[1]) {
+        return wrong(&format!("two shares have the tag {}: the guest could not tell them apart", pair[0]));
+    }
     if !config.console.script.is_empty() || !config.console.reject.is_empty() {
         console::watcher(config, false).map_err(|error| mistake(verb, ErrorKind::ValueValidation, error))?;
     }

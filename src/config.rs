@@ -12,6 +12,7 @@ use crate::kvm::msr_filter::MsrFilter;
 use crate::memory::map::MemoryMap;
 use crate::memory::size::parse_size;
 use crate::virtio::blk::ID_SIZE;
+use crate::virtio::fs::TAG_SIZE;
 use clap::{Args, ValueEnum};
 use std::ffi::OsString;
 use std::path::PathBuf;
@@ -192,6 +193,11 @@ pub struct DevicesConfig {
     #[arg(long, value_name = "PATH", value_parser = parse_vsock, help_heading = "Devices")]
     pub vsock: Option<PathBuf>,
 
+    /// Share a directory with the guest (virtio-fs): DIR[:TAG], with ,ro (only to be read); the guest mounts it by its tag, share0,
+    /// share1, ... where none is given: mount -t virtiofs TAG /mnt; repeatable
+    #[arg(long, value_name = "DIR", value_parser = parse_share, help_heading = "Devices")]
+    pub share: Vec<ShareChoice>,
+
     /// How virtio devices are reached
     #[arg(long, value_name = "KIND", value_enum, default_value = "pci", help_heading = "Devices")]
     pub transport: TransportChoice,
@@ -206,6 +212,26 @@ pub struct DiskChoice {
     pub mode: Mode,
     /// The name that the guest reads of it, where the user gave one.
     pub id: Option<String>,
+}
+
+/// `--share`.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ShareChoice {
+    /// The directory.
+    pub path: PathBuf,
+    /// What the guest mounts it by, where the user gave it a name.
+    pub tag: Option<String>,
+    /// Whether the guest may only read it.
+    pub read_only: bool,
+}
+
+impl DevicesConfig {
+    /// What the guest mounts the shares by, in order.
+    pub fn tags(&self) -> impl Iterator<Item = String> {
+        (0..)
+            .zip(&self.share)
+            .map(|(index, share): (u32, _)| share.tag.clone().unwrap_or_else(|| format!("share{index}")))
+    }
 }
 
 /// `--net`.
@@ -496,6 +522,26 @@ fn parse_disk(text: &str) -> Result<DiskChoice, String> {
     Ok(disk)
 }
 
+fn parse_share(text: &str) -> Result<ShareChoice, String> {
+    let mut words = text.split(',');
+    let place = words.next().unwrap_or_default();
+    let (path, tag) = place.rsplit_once(':').map_or((place, None), |(path, tag)| (path, Some(tag)));
+    if path.is_empty() {
+        return Err("use DIR[:TAG][,ro]".into());
+    }
+    if !tag.is_none_or(|tag| (1..=TAG_SIZE).contains(&tag.len()) && tag.bytes().all(|c| c.is_ascii_graphic())) {
+        return Err(format!("a tag has 1 to {TAG_SIZE} visible ASCII characters"));
+    }
+    let mut share = ShareChoice { path: path.into(), tag: tag.map(Into::into), read_only: false };
+    for word in words {
+        match word {
+            "ro" => share.read_only = true,
+            _ => return Err(format!("unknown option {word:?}: use ro; no path has a comma")),
+        }
+    }
+    Ok(share)
+}
+
 fn parse_net(text: &str) -> Result<NetChoice, String> {
     const USAGE: &str = "use user[,forward=HOST:GUEST], switch:NAME or tap:INTERFACE, with ,mac=XX:XX:XX:XX:XX:XX";
     let mut words = text.split(',');
@@ -587,6 +633,22 @@ mod tests {
             ["", ",ro", "a,", "a,ro,overlay", "a,overlay,ro", "a,rw", "a,id=", "a,id=a b", "a,id=123456789012345678901"]
         {
             assert!(parse_disk(bad).is_err(), "{bad}");
+        }
+    }
+
+    #[test]
+    fn shares_have_a_tag_and_may_be_read_only() {
+        let share = |path: &str, tag: Option<&str>, read_only| ShareChoice {
+            path: path.into(),
+            tag: tag.map(Into::into),
+            read_only,
+        };
+        assert_eq!(parse_share("/srv"), Ok(share("/srv", None, false)));
+        assert_eq!(parse_share("a:b:data,ro"), Ok(share("a:b", Some("data"), true)));
+        let long = "t".repeat(TAG_SIZE);
+        assert_eq!(parse_share(&format!(".:{long}")), Ok(share(".", Some(&long), false)));
+        for bad in ["", ",ro", ":data", ".:", ".:a b", ".:a,rw", ".,", &format!(".:{long}t")] {
+            assert!(parse_share(bad).is_err(), "{bad}");
         }
     }
 

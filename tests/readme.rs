@@ -17,7 +17,7 @@ use common::kvm;
 use hostel::arch::irqchip::Irqchip;
 use hostel::backend::block::disk::Mode;
 use hostel::cli::Cli;
-use hostel::config::{DevicesConfig, DiskChoice, NetChoice, NetKind, TransportChoice};
+use hostel::config::{DevicesConfig, DiskChoice, NetChoice, NetKind, ShareChoice, TransportChoice};
 use hostel::machine::devices;
 use std::env;
 use std::fs::{self, File};
@@ -288,6 +288,7 @@ fn every_device_has_its_row() {
         virtio_console: false,
         vsock: None,
         balloon: None,
+        share: Vec::new(),
         transport: TransportChoice::Mmio,
     };
     // The places of virtio devices are those of the first.
@@ -299,6 +300,7 @@ fn every_device_has_its_row() {
         DevicesConfig { disk: vec![disk()], ..none() },
         DevicesConfig { vsock: Some("vm.sock".into()), ..none() },
         DevicesConfig { net: vec![NetChoice { kind: NetKind::Tap("tap0".into()), mac: None }], ..none() },
+        DevicesConfig { share: vec![ShareChoice { path: ".".into(), tag: None, read_only: true }], ..none() },
     ];
     for node in configs.iter().flat_map(|config| devices::nodes(Irqchip::Split, config)) {
         let row = README.lines().find(|line| line.starts_with(&format!("| `{}` |", node.name)));

@@ -1,5 +1,5 @@
-//! The host's side of devices: the console's output and input, the terminal, who watches what the guest prints, disks, networks
-//! and sockets.
+//! The host's side of devices: the console's output and input, the terminal, who watches what the guest prints, disks, networks,
+//! sockets and shared directories.
 
 pub mod balloon;
 pub mod block;
@@ -27,6 +27,7 @@ pub mod net_switch_ports;
 pub mod net_tap;
 pub mod plain_text;
 pub mod send_text;
+pub mod share;
 pub mod signals;
 pub mod socket_file;
 pub mod stream_pattern;

@@ -11,6 +11,7 @@ use crate::backend::net_pcap::{Capture, Captured};
 use crate::backend::net_port::NetPort;
 use crate::backend::net_switch::{self, SwitchError};
 use crate::backend::net_tap::{NetTap, TapError};
+use crate::backend::share::host::ShareError;
 use crate::backend::socket_file::{SocketError, SocketFile};
 use crate::backend::vsock::exchange::Exchange;
 use crate::bus::bus::{Bus, Shared};
@@ -23,6 +24,7 @@ use crate::pci::root::{DEVICES, ECAM_SIZE, PciEcam, PciFunction, PciPorts, PciRo
 use crate::virtio::balloon::Balloon;
 use crate::virtio::blk::Blk;
 use crate::virtio::device::VirtioDevice;
+use crate::virtio::fs::Fs;
 use crate::virtio::function::VirtioFunction;
 use crate::virtio::net::Net;
 use crate::virtio::rng::Rng;
@@ -56,6 +58,8 @@ pub enum DeviceError {
     Tap(#[from] TapError),
     #[error(transparent)]
     Switch(#[from] SwitchError),
+    #[error(transparent)]
+    Share(#[from] ShareError),
     #[error("create {}: {source}", path.display())]
     Capture { path: PathBuf, source: io::Error },
     #[error(transparent)]
@@ -116,6 +120,9 @@ pub fn open(
         devices.push(Box::new(Vsock::new(exchange)));
         socket = Some(file);
     }
+    for (tag, share) in config.tags().zip(&config.share) {
+        devices.push(Box::new(Fs::open(&share.path, &tag, share.read_only, config.share.len())?));
+    }
     Ok(Opened { devices, socket })
 }
 
@@ -141,6 +148,7 @@ pub fn names(config: &DevicesConfig) -> Vec<(&'static str, &'static str)> {
     names.extend(config.disk.iter().map(|_| ("virtio-blk", "virtio disk")));
     names.extend(config.net.iter().map(|_| ("virtio-net", "virtio network device")));
     names.extend(config.vsock.iter().map(|_| ("virtio-vsock", "virtio socket device")));
+    names.extend(config.share.iter().map(|_| ("virtio-fs", "virtio shared directory")));
     names
 }
 

@@ -7,6 +7,7 @@ pub mod blk;
 pub mod console;
 pub mod device;
 pub mod driver;
+pub mod fs;
 pub mod function;
 pub mod net;
 pub mod queue;

@@ -294,6 +294,11 @@ impl Chain {
         self.written = 0;
     }
 
+    /// Of what was taken away to be written, the first `bytes` have been.
+    pub fn set_written(&mut self, bytes: u32) {
+        self.written = bytes;
+    }
+
     /// Takes away up to `bytes` that can be read, for somebody who reads them in place.
     pub fn take_readable(&mut self, bytes: u64) -> Vec<GuestRange> {
         self.readable.take(bytes)

@@ -24,10 +24,10 @@ pub const STATUS_MARK: &str = "hostel-lab: status ";
 const MODULES: [&str; 1] = ["kvm-amd"];
 
 /// Drivers of the guests' devices.
-const DRIVERS: [&str; 5] = ["virtio-pci", "virtio-mmio", "virtio-rng", "virtio-blk", "virtio-balloon"];
+const DRIVERS: [&str; 6] = ["virtio-pci", "virtio-mmio", "virtio-rng", "virtio-blk", "virtio-balloon", "virtiofs"];
 
 /// Modules that stand in its `/lib/modules`, where Hostel finds them for its guests.
-const OWN_MODULES: [&str; 8] = [
+const OWN_MODULES: [&str; 9] = [
     "virtio-pci",
     "virtio-mmio",
     "virtio-rng",
@@ -35,6 +35,7 @@ const OWN_MODULES: [&str; 8] = [
     "virtio-net",
     "virtio-console",
     "virtio-balloon",
+    "virtiofs",
     "vmw_vsock_virtio_transport",
 ];
 

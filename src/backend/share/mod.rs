@@ -1,0 +1,14 @@
+//! The host's side of shared directories: a FUSE server whose client is the guest's kernel, confined to one directory, and the
+//! threads on which it waits for the host.
+
+pub mod attributes;
+pub mod data;
+pub mod directory;
+pub mod entries;
+pub mod host;
+pub mod identity;
+pub mod pool;
+pub mod protocol;
+pub mod request;
+pub mod server;
+pub mod table;

@@ -1,0 +1,195 @@
+//! The server of a share: one request in, one reply out, on whatever thread.
+//!
+//! Modelled: FUSE 7.31 to 7.38 without what a guest's kernel does by itself (locks, access checks: it is asked to check permissions,
+//! as every virtio-fs driver does), without DAX, writeback caching and access control lists. A share that is only to be read
+//! refuses here whatever would change it, before anything is looked at. Source: `fuse.h`.
+
+use super::host::{Host, ShareError};
+use super::protocol::{ENTRY_OUT, Fields, InHeader, MAJOR, MINOR, MINOR_MIN, init, opcode};
+use super::request::Request;
+use super::table::{Limits, Table};
+use rustix::fs::Mode;
+use rustix::io::Errno;
+use rustix::thread::UnshareFlags;
+use std::path::Path;
+use std::sync::atomic::{AtomicBool, Ordering};
+
+/// Most bytes of a READ or WRITE.
+pub const TRANSFER_MAX: u32 = 1 << 20;
+/// Most requests that the client may have under way of its own accord, as for reading ahead.
+const BACKGROUND_MAX: u16 = 128;
+/// So many of them, and it counts as busy.
+const BACKGROUND_BUSY: u16 = 96;
+/// What the server offers.
+const OFFERED: u32 = init::ASYNC_READ
+    | init::ATOMIC_O_TRUNC
+    | init::BIG_WRITES
+    | init::AUTO_INVAL_DATA
+    | init::DO_READDIRPLUS
+    | init::READDIRPLUS_AUTO
+    | init::ASYNC_DIO
+    | init::PARALLEL_DIROPS
+    | init::MAX_PAGES
+    | init::CACHE_SYMLINKS
+    | init::HANDLE_KILLPRIV_V2;
+/// Bytes of `struct fuse_init_out`.
+const INIT_OUT: usize = 64;
+
+/// What a request is answered with.
+#[derive(Debug)]
+pub enum Reply {
+    /// Nothing: the client expects none.
+    None,
+    /// This.
+    Body(Vec<u8>),
+    /// So many bytes that are in the guest's buffers already.
+    InPlace(u32),
+}
+
+/// A reply or an error.
+pub type Answer = Result<Reply, Errno>;
+
+/// The server.
+pub struct Server {
+    pub(super) host: Host,
+    pub(super) table: Table,
+    pub(super) read_only: bool,
+    initialized: AtomicBool,
+}
+
+impl Server {
+    /// A server of the directory at `path`, one of `shares` in this process.
+    ///
+    /// # Errors
+    /// It cannot be shared.
+    pub fn open(path: &Path, read_only: bool, shares: usize) -> Result<Server, ShareError> {
+        let (host, root) = Host::open(path)?;
+        let table = Table::new(root, Limits::of_each(shares));
+        Ok(Server { host, table, read_only, initialized: AtomicBool::new(false) })
+    }
+
+    /// To be called on each thread that serves: what it makes has the permissions that the guest asks for, less none of the
+    /// host's. Where the host refuses that, its umask takes some away.
+    pub fn enter_thread() {
+        #[expect(deprecated, reason = "what makes unshare(2) unsafe is CLONE_FILES, which is not asked for")]
+        if rustix::thread::unshare(UnshareFlags::FS).is_ok() {
+            rustix::process::umask(Mode::empty());
+        }
+    }
+
+    /// Serves a request. Returns the bytes that were written into its buffers.
+    pub fn serve(&self, request: &Request) -> u32 {
+        let Some(header) = request.header() else { return 0 };
+        let answer = match u64::from(header.len) == request.size() {
+            true => self.answer(&header, request),
+            false => Err(Errno::INVAL),
+        };
+        match answer {
+            Ok(Reply::None) => 0,
+            Ok(Reply::Body(body)) => request.reply(header.unique, None, &body, 0),
+            Ok(Reply::InPlace(bytes)) => request.reply(header.unique, None, &[], bytes),
+            Err(error) => request.reply(header.unique, Some(error), &[], 0),
+        }
+    }
+
+    /// Forgets the client.
+    pub fn reset(&self) {
+        self.initialized.store(false, Ordering::Relaxed);
+        self.table.clear();
+    }
+
+    fn answer(&self, header: &InHeader, request: &Request) -> Answer {
+        match header.opcode {
+            opcode::FORGET => return self.forget(header, request),
+            opcode::BATCH_FORGET => return self.batch_forget(request),
+            // Nothing here waits for what an interruption would end.
+            opcode::INTERRUPT => return Ok(Reply::None),
+            _ => {}
+        }
+        if !request.has_reply() {
+            return Ok(Reply::None);
+        }
+        match header.opcode {
+            opcode::INIT => return self.initialize(request),
+            _ if !self.initialized.load(Ordering::Relaxed) => return Err(Errno::IO),
+            opcode if self.read_only && changes(opcode) => return Err(Errno::ROFS),
+            opcode if makes_entry(opcode) && request.room() < ENTRY_OUT as u64 => return Err(Errno::INVAL),
+            _ => {}
+        }
+        match header.opcode {
+            opcode::LOOKUP => self.lookup(header, request),
+            opcode::GETATTR => self.get_attributes(header, request),
+            opcode::SETATTR => self.set_attributes(header, request),
+            opcode::READLINK => self.read_link(header, request),
+            opcode::SYMLINK => self.make_link(header, request),
+            opcode::MKNOD => self.make_node(header, request),
+            opcode::MKDIR => self.make_directory(header, request),
+            opcode::UNLINK => self.remove(header, request, false),
+            opcode::RMDIR => self.remove(header, request, true),
+            opcode::RENAME => self.rename(header, request, false),
+            opcode::RENAME2 => self.rename(header, request, true),
+            opcode::LINK => self.link(header, request),
+            opcode::OPEN => self.open_file(header, request),
+            opcode::CREATE => self.create(header, request, false),
+            opcode::TMPFILE => self.create(header, request, true),
+            opcode::READ => self.read(request),
+            opcode::WRITE => self.write(request),
+            opcode::STATFS => self.statistics(header),
+            opcode::RELEASE | opcode::RELEASEDIR => self.release(request),
+            opcode::FSYNC | opcode::FSYNCDIR => self.sync(request),
+            opcode::SYNCFS => self.sync_all(header),
+            opcode::SETXATTR => self.set_extended(header, request),
+            opcode::GETXATTR => self.get_extended(header, request),
+            opcode::LISTXATTR => self.list_extended(header, request),
+            opcode::REMOVEXATTR => self.remove_extended(header, request),
+            opcode::OPENDIR => self.open_directory(header, request),
+            opcode::READDIR => self.list(header, request, false),
+            opcode::READDIRPLUS => self.list(header, request, true),
+            opcode::FALLOCATE => self.allocate(request),
+            opcode::LSEEK => self.seek(request),
+            opcode::COPY_FILE_RANGE => self.copy(request),
+            opcode::DESTROY => {
+                self.reset();
+                Ok(Reply::Body(Vec::new()))
+            }
+            // FLUSH too: there is nothing to be done when a file is closed, and it is not asked for again.
+            _ => Err(Errno::NOSYS),
+        }
+    }
+
+    /// FUSE_INIT: another client, or the first.
+    fn initialize(&self, request: &Request) -> Answer {
+        let arguments = request.arguments(INIT_OUT as u64)?;
+        let [major, minor, read_ahead, flags] = super::protocol::Arguments::new(&arguments).words()?;
+        if request.room() < INIT_OUT as u64 || major < MAJOR || (major == MAJOR && minor < MINOR_MIN) {
+            return Err(Errno::PROTO);
+        }
+        let reply = Fields::default().word(MAJOR);
+        if major > MAJOR {
+            // It asks again, by the version that it hears of.
+            return Ok(Reply::Body(reply.word(MINOR).zeroes_to(INIT_OUT).done()));
+        }
+        self.reset();
+        self.initialized.store(true, Ordering::Relaxed);
+        let background = u32::from(BACKGROUND_BUSY) << 16 | u32::from(BACKGROUND_MAX);
+        let reply = reply.word(minor.min(MINOR)).word(read_ahead).word(flags & OFFERED).word(background);
+        let granularity_ns = 1;
+        let pages = TRANSFER_MAX / 4096;
+        Ok(Reply::Body(reply.word(TRANSFER_MAX).word(granularity_ns).word(pages).zeroes_to(INIT_OUT).done()))
+    }
+}
+
+/// Whether a request changes the share whatever its arguments are.
+fn changes(opcode: u32) -> bool {
+    use opcode::*;
+    matches!(
+        opcode,
+        SETATTR | SYMLINK | MKNOD | MKDIR | UNLINK | RMDIR | RENAME | RENAME2 | LINK | CREATE | TMPFILE | WRITE
+    ) || matches!(opcode, SETXATTR | REMOVEXATTR | FALLOCATE | COPY_FILE_RANGE)
+}
+
+/// Whether a request is answered with a node that counts as looked up: not without room to tell which.
+fn makes_entry(opcode: u32) -> bool {
+    use opcode::*;
+    matches!(opcode, LOOKUP | SYMLINK | MKNOD | MKDIR | LINK | CREATE | TMPFILE)
+}
