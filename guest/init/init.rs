@@ -8,10 +8,14 @@
 #![no_std]
 #![no_main]
 
+mod agent;
 #[path = "../lib/bytes.rs"]
 mod bytes;
+mod calls;
 mod commands;
 mod console;
+mod execute;
+mod frames;
 mod modules;
 mod syscalls;
 
@@ -63,6 +67,7 @@ extern "C" fn main(count: usize, arguments: *const *const i8) -> ! {
         }
     }
     console::take();
+    agent::start();
     commands::greet();
     for index in 1..count {
         // SAFETY: the kernel passes `count` pointers to strings that end with a zero byte and stay.

@@ -51,7 +51,7 @@ impl Path {
 ///
 /// # Safety
 /// The arguments must be what this call takes: pointers to memory of the size that it reads or writes.
-unsafe fn call(number: usize, arguments: [usize; 5]) -> Result<usize, Errno> {
+pub unsafe fn call(number: usize, arguments: [usize; 5]) -> Result<usize, Errno> {
     let [a, b, c, d, e] = arguments;
     let result: isize;
     // SAFETY: the kernel changes RAX, RCX, R11 and what the arguments point to, for which the caller vouches.
