@@ -118,14 +118,20 @@ impl Server {
         let [size, _] = arguments.words()?;
         let name = extended_name(&mut arguments)?;
         let path = self.extended(header)?.path();
-        sized(request, size, |value| rustix::fs::getxattr(&path, name, value))
+        match size {
+            0 => Ok(counted(rustix::fs::getxattr_query(&path, name)?)),
+            _ => sized(request, size, |value| rustix::fs::getxattr(&path, name, value)),
+        }
     }
 
     pub(super) fn list_extended(&self, header: &InHeader, request: &Request) -> Answer {
         let arguments = request.arguments(8)?;
         let [size, _] = Arguments::new(&arguments).words()?;
         let path = self.extended(header)?.path();
-        sized(request, size, |names| rustix::fs::listxattr(&path, names))
+        match size {
+            0 => Ok(counted(rustix::fs::listxattr_query(&path)?)),
+            _ => sized(request, size, |names| rustix::fs::listxattr(&path, names)),
+        }
     }
 
     pub(super) fn remove_extended(&self, header: &InHeader, request: &Request) -> Answer {
@@ -179,12 +185,13 @@ fn extended_name<'a>(arguments: &mut Arguments<'a>) -> Result<&'a CStr, Errno> {
     }
 }
 
-/// Answers with what `get` puts into a buffer of `size` bytes, or for size 0 with how many it would be.
+/// Answers with how many bytes it would be (`struct fuse_getxattr_out`).
+fn counted(bytes: usize) -> Reply {
+    Reply::Body(Fields::default().word(bytes as u32).word(0).done())
+}
+
+/// Answers with what `get` puts into a buffer of `size` bytes.
 fn sized(request: &Request, size: u32, get: impl FnOnce(&mut [u8]) -> Result<usize, Errno>) -> Answer {
-    if size == 0 {
-        let bytes = get(&mut [])?;
-        return Ok(Reply::Body(Fields::default().word(bytes as u32).word(0).done()));
-    }
     let mut value = vec![0; u64::from(size).min(request.room()).min(EXTENDED_MAX) as usize];
     let bytes = get(&mut value)?;
     value.truncate(bytes);

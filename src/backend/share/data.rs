@@ -51,7 +51,7 @@ impl Server {
         if request.room() < (ENTRY_OUT + OPEN_OUT) as u64 {
             return Err(Errno::INVAL);
         }
-        self.table.has_room()?;
+        self.table.has_node().and_then(|()| self.table.has_handle())?;
         let asked = OFlags::from_bits_retain(flags);
         let open = |name: &std::ffi::CStr, make: OFlags| {
             let flags = (asked & OPEN_FLAGS) | make | OFlags::CLOEXEC | OFlags::NOFOLLOW;
@@ -90,7 +90,7 @@ impl Server {
         if self.read_only && flags.intersects(OFlags::RWMODE | OFlags::TRUNC) {
             return Err(Errno::ROFS);
         }
-        self.table.has_room()?;
+        self.table.has_handle()?;
         let file = self.host.reopen(inode, flags)?;
         if flags.contains(OFlags::TRUNC) && how & OPEN_KILL_SUIDGID != 0 {
             end_privileges(file.as_fd())?;

@@ -28,13 +28,13 @@ impl Server {
         }
     }
 
-    pub(super) fn forget(&self, header: &InHeader, request: &Request) -> Answer {
+    pub(super) fn forget(&self, header: &InHeader, request: &Request) -> Result<(), Errno> {
         let arguments = request.arguments(8)?;
         self.table.forget(header.nodeid, Arguments::new(&arguments).long()?);
-        Ok(Reply::None)
+        Ok(())
     }
 
-    pub(super) fn batch_forget(&self, request: &Request) -> Answer {
+    pub(super) fn batch_forget(&self, request: &Request) -> Result<(), Errno> {
         let arguments = request.arguments(u64::MAX)?;
         let mut arguments = Arguments::new(&arguments);
         let [count, _] = arguments.words()?;
@@ -43,7 +43,7 @@ impl Server {
             let (node, lookups) = (arguments.long()?, arguments.long()?);
             self.table.forget(node, lookups);
         }
-        Ok(Reply::None)
+        Ok(())
     }
 
     pub(super) fn make_directory(&self, header: &InHeader, request: &Request) -> Answer {
@@ -122,7 +122,7 @@ impl Server {
         let name = arguments.name()?;
         arguments.end()?;
         let parent = self.changeable(header.nodeid)?;
-        self.table.has_room()?;
+        self.table.has_node()?;
         self.host.identity.acting_as(header.uid, header.gid, || make(&parent, name))?;
         Ok(Reply::Body(self.entry(self.host.child(&parent, name)?)?))
     }

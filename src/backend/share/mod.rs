@@ -2,6 +2,7 @@
 //! threads on which it waits for the host.
 
 pub mod attributes;
+pub mod client;
 pub mod data;
 pub mod directory;
 pub mod entries;
@@ -12,3 +13,10 @@ pub mod protocol;
 pub mod request;
 pub mod server;
 pub mod table;
+
+#[cfg(test)]
+mod bench;
+#[cfg(test)]
+mod hostile;
+#[cfg(test)]
+mod tests;

@@ -63,8 +63,16 @@ impl Server {
     /// # Errors
     /// It cannot be shared.
     pub fn open(path: &Path, read_only: bool, shares: usize) -> Result<Server, ShareError> {
+        Server::new(path, read_only, Limits::of_each(shares))
+    }
+
+    /// A server of the directory at `path` with tables of these sizes.
+    ///
+    /// # Errors
+    /// It cannot be shared.
+    pub fn new(path: &Path, read_only: bool, limits: Limits) -> Result<Server, ShareError> {
         let (host, root) = Host::open(path)?;
-        let table = Table::new(root, Limits::of_each(shares));
+        let table = Table::new(root, limits);
         Ok(Server { host, table, read_only, initialized: AtomicBool::new(false) })
     }
 
@@ -100,14 +108,13 @@ impl Server {
 
     fn answer(&self, header: &InHeader, request: &Request) -> Answer {
         match header.opcode {
-            opcode::FORGET => return self.forget(header, request),
-            opcode::BATCH_FORGET => return self.batch_forget(request),
+            // Nobody waits for an answer, be it an error.
+            opcode::FORGET => return Ok(self.forget(header, request).map_or(Reply::None, |()| Reply::None)),
+            opcode::BATCH_FORGET => return Ok(self.batch_forget(request).map_or(Reply::None, |()| Reply::None)),
             // Nothing here waits for what an interruption would end.
             opcode::INTERRUPT => return Ok(Reply::None),
+            _ if !request.has_reply() => return Ok(Reply::None),
             _ => {}
-        }
-        if !request.has_reply() {
-            return Ok(Reply::None);
         }
         match header.opcode {
             opcode::INIT => return self.initialize(request),

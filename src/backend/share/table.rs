@@ -138,14 +138,20 @@ impl Table {
         drop(gone);
     }
 
-    /// Whether another node and another handle can be had: to be asked before something is changed that needs them.
+    /// Whether another node can be had: to be asked before something is made that needs one.
     ///
     /// # Errors
-    /// ENFILE: a table is full.
-    pub fn has_room(&self) -> Result<(), Errno> {
-        let entries = lock(&self.entries);
-        let room = entries.nodes.len() < self.limits.nodes && entries.handles.len() < self.limits.handles;
-        if room { Ok(()) } else { Err(Errno::NFILE) }
+    /// ENFILE: the table is full.
+    pub fn has_node(&self) -> Result<(), Errno> {
+        if lock(&self.entries).nodes.len() < self.limits.nodes { Ok(()) } else { Err(Errno::NFILE) }
+    }
+
+    /// Whether another handle can be had: to be asked before something is made or cut short that needs one.
+    ///
+    /// # Errors
+    /// ENFILE: the table is full.
+    pub fn has_handle(&self) -> Result<(), Errno> {
+        if lock(&self.entries).handles.len() < self.limits.handles { Ok(()) } else { Err(Errno::NFILE) }
     }
 
     /// Notes that something was opened, and returns its handle.
