@@ -2,7 +2,8 @@
 
 use crate::arch::irqchip::Irqchip;
 use crate::arch::layout::MAX_CPUS;
-use crate::backend::block::disk::Mode;
+use crate::backend::block::disk::{DiskOptions, Mode};
+use crate::backend::block::image::DiskFormat;
 use crate::backend::local_socket::LocalAddress;
 use crate::backend::net_passt::Forward;
 use crate::backend::net_switch::is_name;
@@ -162,7 +163,7 @@ pub struct MachineConfig {
 #[derive(Args, Clone, Debug)]
 pub struct DevicesConfig {
     /// A virtio disk, a raw image file or a block device: PATH, with ,ro (only read), ,overlay (what the guest writes is gone at the
-    /// end) and ,id=NAME; repeatable
+    /// end), ,format=qcow2, ,direct (past the page cache) and ,id=NAME; repeatable
     #[arg(long, value_name = "PATH", value_parser = parse_disk, help_heading = "Devices")]
     pub disk: Vec<DiskChoice>,
 
@@ -208,8 +209,8 @@ pub struct DevicesConfig {
 pub struct DiskChoice {
     /// The image file or block device.
     pub path: PathBuf,
-    /// Where what is written goes, if anything may be.
-    pub mode: Mode,
+    /// How it is used.
+    pub options: DiskOptions,
     /// The name that the guest reads of it, where the user gave one.
     pub id: Option<String>,
 }
@@ -504,20 +505,29 @@ fn parse_console(text: &str) -> Result<ConsoleChoice, String> {
 }
 
 fn parse_disk(text: &str) -> Result<DiskChoice, String> {
+    const USAGE: &str = "use PATH[,ro][,overlay][,format=qcow2][,direct][,id=NAME]";
     let mut words = text.split(',');
-    let path = words.next().filter(|path| !path.is_empty()).ok_or("use PATH[,ro][,overlay][,id=NAME]")?;
-    let mut disk = DiskChoice { path: path.into(), mode: Mode::Write, id: None };
+    let path = words.next().filter(|path| !path.is_empty()).ok_or(USAGE)?;
+    let mut disk = DiskChoice { path: path.into(), options: DiskOptions::default(), id: None };
+    let options = &mut disk.options;
     for word in words {
         match word.split_once('=') {
-            None if word == "ro" && disk.mode != Mode::Overlay => disk.mode = Mode::Read,
-            None if word == "overlay" && disk.mode != Mode::Read => disk.mode = Mode::Overlay,
+            None if word == "ro" && options.mode != Mode::Overlay => options.mode = Mode::Read,
+            None if word == "overlay" && options.mode != Mode::Read => options.mode = Mode::Overlay,
             None if matches!(word, "ro" | "overlay") => return Err("ro and overlay exclude each other".into()),
+            None if word == "direct" => options.direct = true,
+            Some(("format", "raw")) => options.format = DiskFormat::Raw,
+            Some(("format", "qcow2")) => options.format = DiskFormat::Qcow2,
+            Some(("format", other)) => return Err(format!("unknown format {other:?}: use raw or qcow2")),
             Some(("id", id)) if !id.is_empty() && id.len() <= ID_SIZE && id.bytes().all(|c| c.is_ascii_graphic()) => {
                 disk.id = Some(id.into());
             }
             Some(("id", _)) => return Err(format!("an id has 1 to {ID_SIZE} visible ASCII characters")),
-            _ => return Err(format!("unknown option {word:?}: use ro, overlay or id=NAME; no path has a comma")),
+            _ => return Err(format!("unknown option {word:?}: {USAGE}; no path has a comma")),
         }
+    }
+    if options.direct && options.format == DiskFormat::Qcow2 {
+        return Err("direct is for raw disks".into());
     }
     Ok(disk)
 }
@@ -625,13 +635,31 @@ mod tests {
 
     #[test]
     fn disks_have_a_mode_and_a_name() {
-        let disk = |mode, id: Option<&str>| DiskChoice { path: "a.img".into(), mode, id: id.map(Into::into) };
+        let disk = |mode, id: Option<&str>| DiskChoice {
+            path: "a.img".into(),
+            options: DiskOptions { mode, ..DiskOptions::default() },
+            id: id.map(Into::into),
+        };
         assert_eq!(parse_disk("a.img"), Ok(disk(Mode::Write, None)));
         assert_eq!(parse_disk("a.img,ro,id=root"), Ok(disk(Mode::Read, Some("root"))));
-        assert_eq!(parse_disk("a.img,id=12345678901234567890,overlay").unwrap().mode, Mode::Overlay);
-        for bad in
-            ["", ",ro", "a,", "a,ro,overlay", "a,overlay,ro", "a,rw", "a,id=", "a,id=a b", "a,id=123456789012345678901"]
-        {
+        assert_eq!(parse_disk("a.img,id=12345678901234567890,overlay").unwrap().options.mode, Mode::Overlay);
+        let options = DiskOptions { mode: Mode::Read, format: DiskFormat::Raw, direct: true };
+        assert_eq!(parse_disk("a.img,direct,ro,format=raw").unwrap().options, options);
+        assert_eq!(parse_disk("a.img,format=qcow2").unwrap().options.format, DiskFormat::Qcow2);
+        for bad in [
+            "",
+            ",ro",
+            "a,",
+            "a,ro,overlay",
+            "a,overlay,ro",
+            "a,rw",
+            "a,format=vmdk",
+            "a,format",
+            "a,direct,format=qcow2",
+            "a,id=",
+            "a,id=a b",
+            "a,id=123456789012345678901",
+        ] {
             assert!(parse_disk(bad).is_err(), "{bad}");
         }
     }

@@ -102,6 +102,34 @@ fn a_file_system_survives_and_what_is_not_to_be_written_stays() {
     assert!(fs::read(&raw).expect("it can be read") == written, "a read-only disk has changed");
 }
 
+/// Images of QEMU's that have more than one file behind them, or are not to be read as they are.
+#[test]
+fn sec33_qcow2_images_that_name_other_files_are_refused() {
+    if !common::kvm::available() {
+        return;
+    }
+    let Some(qemu_img) = find_program("qemu-img") else { return skip("qemu-img is not installed") };
+    let qemu_img = qemu_img.to_str().expect("programs have names");
+    let scratch = Scratch::new("qcow2");
+    let secret = scratch.file("secret", b"root:x:0:0");
+    let [backed, external, zstd] = ["backed", "external", "zstd"].map(|name| scratch.join(name));
+    let create = ["create", "-q", "-f", "qcow2"];
+    runs(qemu_img, &[&create[..], &["-b", &secret, "-F", "raw", &backed, "1M"]].concat());
+    let option = format!("data_file={}", scratch.join("data"));
+    runs(qemu_img, &[&create[..], &["-o", &option, &external, "1M"]].concat());
+    runs(qemu_img, &[&create[..], &["-o", "compression_type=zstd", &zstd, "1M"]].concat());
+    for (image, why) in [
+        (&backed, "it names a backing file, which is never opened"),
+        (&external, "its data are in another file"),
+        (&zstd, "it uses features (incompatible, 0x8)"),
+        (&secret, "it has no qcow2 header"),
+    ] {
+        let run = hostel(&["run", "hello", "--disk", &format!("{image},format=qcow2")], "");
+        assert_eq!(run.status, 10, "{run:?}");
+        assert!(run.stderr.contains("as qcow2: ") && run.stderr.contains(why), "{run:?}");
+    }
+}
+
 /// Needs no guest that looks: the machine does not start.
 #[test]
 fn disks_that_cannot_be_had_are_told() {

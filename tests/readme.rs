@@ -15,7 +15,7 @@ mod common;
 use clap::CommandFactory;
 use common::kvm;
 use hostel::arch::irqchip::Irqchip;
-use hostel::backend::block::disk::Mode;
+use hostel::backend::block::disk::DiskOptions;
 use hostel::cli::Cli;
 use hostel::config::{DevicesConfig, DiskChoice, NetChoice, NetKind, ShareChoice, TransportChoice};
 use hostel::machine::devices;
@@ -279,7 +279,7 @@ fn every_link_leads_to_a_file() {
 
 #[test]
 fn every_device_has_its_row() {
-    let disk = || DiskChoice { path: "a.img".into(), mode: Mode::Write, id: None };
+    let disk = || DiskChoice { path: "a.img".into(), options: DiskOptions::default(), id: None };
     let none = || DevicesConfig {
         disk: Vec::new(),
         net: Vec::new(),

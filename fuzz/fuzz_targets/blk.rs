@@ -5,7 +5,7 @@
 
 use arbitrary::Arbitrary;
 use hostel::arch::layout::MIB;
-use hostel::backend::block::disk::Mode;
+use hostel::backend::block::disk::{DiskOptions, Mode};
 use hostel::event_loop::{self, Interest, Waker};
 use hostel::memory::map::MemoryMap;
 use hostel::memory::ram::GuestRam;
@@ -151,7 +151,8 @@ fuzz_target!(|input: Input| {
     std::fs::write(path(), [0xdd; SIZE]).expect("the directory takes a file");
     let mode = [Mode::Write, Mode::Read, Mode::Overlay][usize::from(input.mode % 3)];
     let ram = Arc::new(GuestRam::new(&MemoryMap::new(MIB).expect("a size")).expect("RAM"));
-    let device = Box::new(Blk::open(path(), mode, "fuzz", 1).expect("it is a disk"));
+    let device =
+        Box::new(Blk::open(path(), DiskOptions { mode, ..DiskOptions::default() }, "fuzz", 1).expect("it is a disk"));
     let function = VirtioFunction::new(device, ram.clone(), Waker::new().expect("a waker")).expect("kicks");
     let queue = DriverQueue::new(ram.clone(), RINGS, ENTRIES);
     let mut bench = Bench { function, queue, ram };

@@ -134,6 +134,13 @@ impl GuestRam {
         Ok(region.as_ptr() as u64 + (gpa - region.start_addr().0))
     }
 
+    /// The guest-physical address of what lies at `hva` in this process: [`GuestRam::host_address`] reversed.
+    pub fn guest_address(&self, hva: u64) -> Option<u64> {
+        let slots = self.slots();
+        let slot = slots.iter().find(|slot| hva.checked_sub(slot.hva).is_some_and(|offset| offset < slot.size))?;
+        Some(slot.gpa + (hva - slot.hva))
+    }
+
     /// Asks the host for huge pages behind all RAM: fewer faults for a guest that touches much. Only advice.
     pub fn advise_huge_pages(&self) {
         for slot in self.slots() {

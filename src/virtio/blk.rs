@@ -9,7 +9,7 @@
 use super::device::{DeviceKind, Queues, VirtioDevice};
 use super::queue::{Chain, QueueFault};
 use crate::backend::block::buffers::HostBuffers;
-use crate::backend::block::disk::{Disk, Mode, Request};
+use crate::backend::block::disk::{Disk, DiskOptions, Request};
 use crate::backend::block::image::{DiskError, SECTOR};
 use crate::memory::map::GuestRange;
 use crate::memory::ram::GuestRam;
@@ -78,6 +78,8 @@ pub struct Blk {
     config: [u8; CONFIG_SIZE],
     /// The driver knows no flush: what is written is on the medium before the request is over (virtio 1.2 §5.2.6.2).
     writes_through: bool,
+    /// Chains of one queue that are given back together; kept for its room.
+    answered: Vec<Chain>,
 }
 
 /// What to do about a request.
@@ -93,20 +95,29 @@ impl Blk {
     ///
     /// # Errors
     /// The disk cannot be had.
-    pub fn open(path: &Path, mode: Mode, id: &str, cpus: u32) -> Result<Blk, DiskError> {
+    pub fn open(path: &Path, options: DiskOptions, id: &str, cpus: u32) -> Result<Blk, DiskError> {
         let queue_sizes = vec![QUEUE_SIZE; cpus.clamp(1, QUEUES_MAX) as usize];
-        let disk = Disk::open(path, mode, queue_sizes.iter().sum())?;
+        let disk = Disk::open(path, options, queue_sizes.iter().sum())?;
         let mut name = [0; ID_SIZE];
         name.iter_mut().zip(id.bytes()).for_each(|(to, byte)| *to = byte);
         let config = config(&disk, queue_sizes.len() as u16);
-        Ok(Blk { disk, queue_sizes, id: name, config, writes_through: true })
+        Ok(Blk { disk, queue_sizes, id: name, config, writes_through: true, answered: Vec::new() })
     }
 
     /// Answers requests that are over.
     fn answer_finished(&mut self, queues: &mut Queues) -> Result<(), QueueFault> {
-        for ((index, chain), result) in self.disk.finish() {
-            answer(queues, index, chain, if result.is_ok() { OK } else { IO_ERROR })?;
+        let mut of_queue = 0;
+        for ((index, mut chain), result) in self.disk.finish() {
+            write_status(queues, index, &mut chain, if result.is_ok() { OK } else { IO_ERROR });
+            if index != of_queue {
+                queues.push_all(of_queue, &self.answered)?;
+                self.answered.clear();
+            }
+            of_queue = index;
+            self.answered.push(chain);
         }
+        queues.push_all(of_queue, &self.answered)?;
+        self.answered.clear();
         Ok(())
     }
 
@@ -186,6 +197,7 @@ impl VirtioDevice for Blk {
     }
 
     fn reset(&mut self) {
+        self.answered.clear();
         self.disk.abandon();
     }
 
@@ -206,11 +218,21 @@ impl VirtioDevice for Blk {
     }
 
     fn waits_for(&self) -> Option<BorrowedFd<'_>> {
-        Some(self.disk.ready().fd())
+        Some(self.disk.ready())
     }
 
     fn host_ready(&mut self, queues: &mut Queues) -> Result<(), QueueFault> {
         self.answer_finished(queues)
+    }
+
+    fn can_look(&self) -> bool {
+        true
+    }
+
+    fn look(&mut self, queues: &mut Queues) -> Result<bool, QueueFault> {
+        let before = self.disk.under_way();
+        self.answer_finished(queues)?;
+        Ok(self.disk.under_way() < before)
     }
 }
 
@@ -220,6 +242,12 @@ fn on_buffers(ram: &Arc<GuestRam>, ranges: &[GuestRange], request: impl FnOnce(H
 
 /// Writes the status into the last byte of the chain and gives that back.
 fn answer(queues: &mut Queues, index: usize, mut chain: Chain, status: u8) -> Result<(), QueueFault> {
+    write_status(queues, index, &mut chain, status);
+    queues.push(index, &chain)
+}
+
+/// Writes the status into the last byte of the chain.
+fn write_status(queues: &mut Queues, index: usize, chain: &mut Chain, status: u8) {
     if let Some(queue) = queues.queue(index) {
         chain.take_writable(chain.writable_bytes() - 1);
         chain.write(queue.ram(), &[status]);
@@ -227,7 +255,6 @@ fn answer(queues: &mut Queues, index: usize, mut chain: Chain, status: u8) -> Re
     if status != OK {
         chain.forget_written();
     }
-    queues.push(index, &chain)
 }
 
 /// `struct virtio_blk_config` (virtio 1.2 §5.2.4).
@@ -257,6 +284,7 @@ mod tests {
     use super::super::function::{ACKNOWLEDGE, DRIVER, DRIVER_OK, FEATURES_OK, VirtioFunction};
     use super::*;
     use crate::arch::layout::MIB;
+    use crate::backend::block::disk::Mode;
     use crate::event_loop::{self, Interest, Waker};
     use crate::memory::map::MemoryMap;
     use std::path::PathBuf;
@@ -288,7 +316,8 @@ mod tests {
 
         fn over(path: PathBuf, mode: Mode) -> Bench {
             let ram = Arc::new(GuestRam::new(&MemoryMap::new(4 * MIB).unwrap()).unwrap());
-            let device = Box::new(Blk::open(&path, mode, "a-name", 2).unwrap());
+            let device =
+                Box::new(Blk::open(&path, DiskOptions { mode, ..DiskOptions::default() }, "a-name", 2).unwrap());
             let function = VirtioFunction::new(device, ram.clone(), Waker::new().unwrap()).unwrap();
             let queue = DriverQueue::new(ram.clone(), 0x1000, 16);
             let mut bench = Bench { function, queue, ram, path };

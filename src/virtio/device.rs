@@ -60,6 +60,20 @@ pub trait VirtioDevice: Send {
         None
     }
 
+    /// Whether it can tell what its host's side has finished without asking the host. Such a device is looked at for a moment before
+    /// its thread sleeps: a driver that asks again at once needs no kick then, and what the host finishes soon needs no wake-up.
+    fn can_look(&self) -> bool {
+        false
+    }
+
+    /// Takes what its host's side has finished, if that is seen without asking the host. True: there was something.
+    ///
+    /// # Errors
+    /// The driver broke a rule of a queue.
+    fn look(&mut self, _queues: &mut Queues) -> Result<bool, QueueFault> {
+        Ok(false)
+    }
+
     /// The descriptor on the host's side that it wants to write to, while that takes nothing.
     fn waits_for_room(&self) -> Option<BorrowedFd<'_>> {
         None

@@ -210,9 +210,45 @@ impl VirtioFunction {
         if !self.is_live() {
             return;
         }
+        if let Some(index) = ready {
+            self.kicks[index].reset();
+        }
+        self.work(|function| function.serve_round(ready));
+    }
+
+    /// For a device that can be looked at: serves what is there without having been waited for. True: there was something.
+    pub fn look(&mut self) -> bool {
+        if !self.is_live() || !self.device.can_look() {
+            return false;
+        }
+        let mut found = false;
+        self.work(|function| {
+            for index in 0..function.setup.len() {
+                if let Some(queue) = function.queues.queue(index)
+                    && queue.has_chains()?
+                {
+                    found = true;
+                    function.serve_round(Some(index))?;
+                }
+            }
+            found |= function.device.look(&mut function.queues)?;
+            Ok(())
+        });
+        found
+    }
+
+    /// For a device that was looked at, and will be waited for now: asks its driver for kicks again.
+    pub fn end_looking(&mut self) {
+        if self.is_live() && self.device.can_look() {
+            self.work(|function| (0..function.setup.len()).try_for_each(|index| function.end_round(index)));
+        }
+    }
+
+    /// Lets the device work, and tells its driver and the worker what came of it.
+    fn work(&mut self, work: impl FnOnce(&mut VirtioFunction) -> Result<(), QueueFault>) {
         let waits = |device: &dyn VirtioDevice| (device.waits_for().is_some(), device.waits_for_room().is_some());
         let waited = waits(&*self.device);
-        let served = self.serve_round(ready);
+        let worked = work(self);
         if waits(&*self.device) != waited {
             self.changed.wake();
         }
@@ -224,7 +260,7 @@ impl VirtioFunction {
                 transport.interrupt_config();
             }
         }
-        if served.is_err() {
+        if worked.is_err() {
             self.fail();
         }
     }
@@ -233,24 +269,29 @@ impl VirtioFunction {
     fn serve_round(&mut self, ready: Option<usize>) -> Result<(), QueueFault> {
         let alone = ready.filter(|_| !self.device.serves_all_at_once());
         let served = alone.map_or(0..self.setup.len(), |index| index..index + 1);
+        let looks = self.device.can_look();
         for index in served.clone() {
             if let Some(queue) = self.queues.queue(index) {
                 queue.begin_round();
+                if looks {
+                    queue.hush()?;
+                }
             }
         }
         match ready {
-            Some(index) => {
-                self.kicks[index].reset();
-                self.device.serve(index, &mut self.queues)?;
-            }
+            Some(index) => self.device.serve(index, &mut self.queues)?,
             None => self.device.host_ready(&mut self.queues)?,
         }
-        for index in served {
-            if let Some(queue) = self.queues.queue(index)
-                && queue.end_round()?
-            {
-                self.kicks[index].wake();
-            }
+        // A device that is looked at is asked for kicks when that ends.
+        if looks { Ok(()) } else { served.into_iter().try_for_each(|index| self.end_round(index)) }
+    }
+
+    /// Asks the driver for kicks of a queue, and comes back to it where chains are there already.
+    fn end_round(&mut self, index: usize) -> Result<(), QueueFault> {
+        if let Some(queue) = self.queues.queue(index)
+            && queue.end_round()?
+        {
+            self.kicks[index].wake();
         }
         Ok(())
     }

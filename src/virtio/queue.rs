@@ -143,6 +143,23 @@ impl LiveQueue {
         Ok(more && (self.drained || self.left == 0))
     }
 
+    /// Asks the driver for no kicks, until the next [`LiveQueue::end_round`]. With event indices it is asked by saying nothing.
+    ///
+    /// # Errors
+    /// The rings cannot be reached.
+    pub fn hush(&mut self) -> Result<(), QueueFault> {
+        self.queue.disable_notification(self.ram.backend()).map_err(|_| QueueFault::Available)
+    }
+
+    /// Whether chains are available that were not popped.
+    ///
+    /// # Errors
+    /// The rings cannot be reached.
+    pub fn has_chains(&self) -> Result<bool, QueueFault> {
+        let index = self.queue.avail_idx(self.ram.backend(), Ordering::Acquire).map_err(|_| QueueFault::Available)?;
+        Ok(index.0 != self.queue.next_avail())
+    }
+
     /// The next chain that the driver made available; `None` if there is none, or none for this round.
     ///
     /// # Errors

@@ -1,11 +1,20 @@
 //! The thread that runs the devices of a machine: waits for kicks and for the host's side of each, and lets it work.
+//!
+//! Before it sleeps it looks a moment at the devices that allow it, if what came last came soon: a driver that has one request
+//! at a time then neither kicks nor waits until this thread has woken up.
 
 use super::function::VirtioFunction;
 use crate::bus::bus::{Shared, lock};
 use crate::event_loop::{self, Interest, Waker};
 use std::io;
 use std::os::fd::{AsFd, OwnedFd};
-use std::thread::{Builder, JoinHandle};
+use std::thread::{self, Builder, JoinHandle};
+use std::time::{Duration, Instant};
+
+/// How long to look for what comes next: about what falling asleep and waking up cost.
+const LOOK: Duration = Duration::from_micros(50);
+/// How long to look at most, however much there is to do, before the descriptors of all devices are asked for.
+const TURN: Duration = Duration::from_micros(200);
 
 /// Something to wait for: which device, and what of it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -21,30 +30,68 @@ enum Token {
 /// # Errors
 /// The host gives no thread.
 pub fn start(functions: Vec<Shared<VirtioFunction>>, changed: Waker) -> io::Result<JoinHandle<()>> {
-    Builder::new().name("devices".into()).spawn(move || run(&functions, &changed))
+    // With one processor, looking only keeps the guest from it.
+    let may_look = thread::available_parallelism().is_ok_and(|processors| processors.get() > 1);
+    Builder::new().name("devices".into()).spawn(move || {
+        loop {
+            serve(&functions, &changed, may_look);
+        }
+    })
 }
 
-fn run(functions: &[Shared<VirtioFunction>], changed: &Waker) {
-    let mut waits = waits(functions);
+/// Serves the devices until what they wait for has changed.
+fn serve(functions: &[Shared<VirtioFunction>], changed: &Waker, may_look: bool) {
+    let waits = waits(functions);
+    let mut interests = vec![Interest { token: Token::Changed, fd: changed.fd(), output: false }];
+    interests.extend(waits.iter().map(|(token, fd, output)| Interest {
+        token: *token,
+        fd: fd.as_fd(),
+        output: *output,
+    }));
+    // It may have been looked at until now.
+    functions.iter().for_each(|function| lock(function).end_looking());
+    let mut timeout = None;
     loop {
-        let mut interests = vec![Interest { token: Token::Changed, fd: changed.fd(), output: false }];
-        interests.extend(waits.iter().map(|(token, fd, output)| Interest {
-            token: *token,
-            fd: fd.as_fd(),
-            output: *output,
-        }));
-        let ready = event_loop::wait(&interests, None).expect("poll(2) of valid descriptors");
+        let asleep = Instant::now();
+        let ready = event_loop::wait(&interests, timeout).expect("poll(2) of valid descriptors");
+        let came_soon = timeout.is_some() || asleep.elapsed() < LOOK;
         for token in ready {
             match token {
                 Token::Changed => {
                     changed.reset();
-                    waits = self::waits(functions);
                     // What else was ready is found again.
-                    break;
+                    return;
                 }
                 Token::Device(device, what) => lock(&functions[device]).serve(what),
             }
         }
+        let busy = may_look && came_soon && look(functions);
+        timeout = busy.then_some(Duration::ZERO);
+        if !busy {
+            functions.iter().for_each(|function| lock(function).end_looking());
+        }
+    }
+}
+
+/// Serves the devices that can be looked at until nothing has come for [`LOOK`]. True: there was still something to do after
+/// [`TURN`].
+fn look(functions: &[Shared<VirtioFunction>]) -> bool {
+    let begin = Instant::now();
+    let mut last = begin;
+    loop {
+        let found = functions.iter().fold(false, |found, function| lock(function).look() | found);
+        let now = Instant::now();
+        if found {
+            last = now;
+        }
+        if now - last > LOOK {
+            return false;
+        }
+        if now - begin > TURN {
+            return true;
+        }
+        // Whoever waits for this processor, or for a device, comes first.
+        thread::yield_now();
     }
 }
 

@@ -5,6 +5,7 @@
 
 use crate::memory::map::GuestRange;
 use crate::memory::ram::{GuestRam, RamError};
+use smallvec::SmallVec;
 use std::sync::Arc;
 
 /// Most buffers of one call (UIO_MAXIOV in readv(2)).
@@ -28,7 +29,7 @@ const _: () = assert!(align_of::<HostBuffer>() == align_of::<libc::iovec>());
 /// Buffers of one request, of which the front is done with step by step.
 #[derive(Clone)]
 pub struct HostBuffers {
-    list: Vec<HostBuffer>,
+    list: SmallVec<[HostBuffer; 2]>,
     /// What keeps them mapped; `None` for [`ZEROES`].
     ram: Option<Arc<GuestRam>>,
 }
@@ -49,7 +50,7 @@ impl HostBuffers {
     /// Zeroes, to be written: as many bytes as one call takes, at most `bytes`.
     pub fn zeroes(bytes: u64) -> HostBuffers {
         let mut left = bytes.min(ZEROES_MAX) as usize;
-        let mut list = Vec::new();
+        let mut list = SmallVec::new();
         while left > 0 {
             let size = left.min(ZEROES.len());
             list.push(HostBuffer { address: ZEROES.as_ptr() as usize, size });
@@ -66,7 +67,7 @@ impl HostBuffers {
     /// The front, as much as one call takes, at most `bytes`.
     pub fn front(&self, bytes: u64) -> HostBuffers {
         let mut left = bytes;
-        let mut list = Vec::with_capacity(self.list.len().min(BUFFERS_MAX));
+        let mut list = SmallVec::with_capacity(self.list.len().min(BUFFERS_MAX));
         for buffer in self.list.iter().take(BUFFERS_MAX) {
             let size = left.min(buffer.size as u64) as usize;
             if size == 0 {
@@ -94,8 +95,54 @@ impl HostBuffers {
         }
     }
 
-    /// The array that a vectored call takes: where it is, and how many entries it has. It stands as long as `self` is neither
-    /// dropped nor changed, and the memory that it names as long as `self`, moved or not.
+    /// Copies `bytes` to the front, as far as there is room.
+    pub fn fill(&self, bytes: &[u8]) {
+        let mut left = bytes;
+        for (gpa, size) in self.guest_buffers() {
+            let (front, rest) = left.split_at(size.min(left.len()));
+            self.ram.as_ref().expect("guest buffers").write(gpa, front).expect("checked when they were named");
+            left = rest;
+        }
+    }
+
+    /// A copy of the front, of `bytes` at most.
+    pub fn copy(&self, bytes: usize) -> Vec<u8> {
+        let mut copy = vec![0; bytes.min(self.bytes() as usize)];
+        let mut left = &mut copy[..];
+        for (gpa, size) in self.guest_buffers() {
+            let (front, rest) = left.split_at_mut(size.min(left.len()));
+            self.ram.as_ref().expect("guest buffers").read(gpa, front).expect("checked when they were named");
+            left = rest;
+        }
+        copy
+    }
+
+    /// Guest-physical addresses and bytes; none for [`ZEROES`].
+    fn guest_buffers(&self) -> impl Iterator<Item = (u64, usize)> {
+        let buffers = self.ram.iter().flat_map(|ram| self.list.iter().map(move |buffer| (ram, buffer)));
+        buffers.map(|(ram, buffer)| {
+            (ram.guest_address(buffer.address as u64).expect("checked when they were named"), buffer.size)
+        })
+    }
+
+    /// Whether each buffer begins at a multiple of `address` and has a multiple of `size` bytes.
+    pub fn are_aligned(&self, address: u64, size: u64) -> bool {
+        let is_aligned = |buffer: &HostBuffer| {
+            (buffer.address as u64).is_multiple_of(address) && (buffer.size as u64).is_multiple_of(size)
+        };
+        self.list.iter().all(is_aligned)
+    }
+
+    /// The only buffer, if there is no other: where it is, and its bytes. The memory stands as long as `self`, moved or not.
+    pub fn single(&self) -> Option<(*mut u8, u32)> {
+        match &self.list[..] {
+            [buffer] => Some((buffer.address as *mut u8, u32::try_from(buffer.size).ok()?)),
+            _ => None,
+        }
+    }
+
+    /// The array that a vectored call takes: where it is, and how many entries it has. It stands as long as `self` is not moved,
+    /// dropped or changed, and the memory that it names as long as `self`, moved or not.
     pub fn iovecs(&self) -> (*const libc::iovec, u32) {
         (self.list.as_ptr().cast(), self.list.len() as u32)
     }
@@ -119,6 +166,19 @@ mod tests {
         buffers.advance(924);
         assert_eq!((buffers.bytes(), buffers.iovecs().1), (0, 0));
         assert!(HostBuffers::of_guest(&ram, &[range(MIB - 1, 2)]).is_err());
+    }
+
+    #[test]
+    fn bytes_are_copied_in_and_out_and_aligned_or_not() {
+        let ram = Arc::new(GuestRam::new(&MemoryMap::new(MIB).unwrap()).unwrap());
+        let range = |start, size| GuestRange { start, size };
+        let buffers = HostBuffers::of_guest(&ram, &[range(0x1000, 2), range(0x3000, 3)]).unwrap();
+        buffers.fill(b"abcd");
+        assert_eq!((buffers.copy(3), buffers.copy(100)), (b"abc".to_vec(), b"abcd\0".to_vec()));
+        assert_eq!(ram.read_u64(0x3000), Some(u64::from_le_bytes(*b"cd\0\0\0\0\0\0")));
+        assert_eq!(HostBuffers::zeroes(3).copy(2), [0; 2]);
+        let buffers = HostBuffers::of_guest(&ram, &[range(0x1000, 512), range(0x3200, 1024)]).unwrap();
+        assert!(buffers.are_aligned(512, 512) && !buffers.are_aligned(4096, 512) && !buffers.are_aligned(512, 1024));
     }
 
     #[test]

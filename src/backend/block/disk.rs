@@ -6,26 +6,39 @@
 //! Sources: preadv2(2), fallocate(2).
 
 use super::buffers::HostBuffers;
-use super::engine::{self, Call, Engine, Operation};
-use super::image::{Access, DiskError, Image, SECTOR};
+use super::engine::{self, Call, Done, Engine, Operation, Store};
+use super::image::{Access, DiskError, DiskFormat, Image, SECTOR};
 use super::overlay::Layer;
-use crate::event_loop::Waker;
+use super::threads::Threads;
 use rustix::fs::FallocateFlags;
 use std::io;
+use std::os::fd::BorrowedFd;
 use std::path::Path;
 
 /// Times in a row that the host may ask to try again before that is an error.
 const RETRIES_MAX: u8 = 16;
 
 /// Where a disk's bytes are, and what may be done to them.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum Mode {
     /// In the file, to be read and written.
+    #[default]
     Write,
     /// In the file, to be read.
     Read,
     /// In the file, until they are written: then in a private layer that is gone with the machine.
     Overlay,
+}
+
+/// How a disk is used.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct DiskOptions {
+    /// Where its bytes are.
+    pub mode: Mode,
+    /// What the file is.
+    pub format: DiskFormat,
+    /// Whether to go past the host's page cache where a request allows it.
+    pub direct: bool,
 }
 
 /// What a guest asks of a disk.
@@ -74,6 +87,8 @@ pub struct Disk<T> {
     /// Tags that are free.
     free: Vec<usize>,
     finished: Vec<(T, io::Result<()>)>,
+    /// Operations that are over, while they are looked at; kept for its room.
+    done: Vec<Done>,
 }
 
 /// A request that is not over.
@@ -113,20 +128,35 @@ impl<T> Disk<T> {
     ///
     /// # Errors
     /// The disk cannot be had, or the host gives nothing to work it with.
-    pub fn open(path: &Path, mode: Mode, depth: u16) -> Result<Disk<T>, DiskError> {
-        let image = Image::open(path, if mode == Mode::Write { Access::Write } else { Access::Read })?;
+    pub fn open(path: &Path, options: DiskOptions, depth: u16) -> Result<Disk<T>, DiskError> {
+        let mode = options.mode;
+        let access = if mode == Mode::Write { Access::Write } else { Access::Read };
+        let image = Image::open(path, access, options.format, options.direct)?;
         let layer = match mode {
             Mode::Overlay => {
                 Some(Layer::new(image.sectors).map_err(|source| DiskError::Layer { path: path.into(), source })?)
             }
             _ => None,
         };
-        let engine = engine::best(depth).map_err(DiskError::Engine)?;
+        let engine = match options.format {
+            DiskFormat::Raw => engine::best(depth),
+            DiskFormat::Qcow2 => Threads::new(1).map(|threads| Box::new(threads) as Box<dyn Engine>),
+        };
+        let engine = engine.map_err(DiskError::Engine)?;
         Ok(Disk::new(image, mode, layer, engine))
     }
 
     fn new(image: Image, mode: Mode, layer: Option<Layer>, engine: Box<dyn Engine>) -> Disk<T> {
-        Disk { image, mode, layer, engine, transfers: Vec::new(), free: Vec::new(), finished: Vec::new() }
+        Disk {
+            image,
+            mode,
+            layer,
+            engine,
+            transfers: Vec::new(),
+            free: Vec::new(),
+            finished: Vec::new(),
+            done: Vec::new(),
+        }
     }
 
     /// Sectors.
@@ -139,9 +169,14 @@ impl<T> Disk<T> {
         self.mode == Mode::Read
     }
 
-    /// Gives bytes when requests may have finished.
-    pub fn ready(&self) -> &Waker {
+    /// Gives bytes while [`Disk::finish`] has something to do.
+    pub fn ready(&self) -> BorrowedFd<'_> {
         self.engine.ready()
+    }
+
+    /// Requests that are not over.
+    pub fn under_way(&self) -> usize {
+        self.transfers.len() - self.free.len()
     }
 
     /// Begins a request, which [`Disk::finish`] gives back.
@@ -171,16 +206,22 @@ impl<T> Disk<T> {
         self.go_on(tag);
     }
 
-    /// Hands what was begun to the host, and returns the requests that are over.
-    pub fn finish(&mut self) -> Vec<(T, io::Result<()>)> {
-        self.engine.submit();
-        // Before the look: what is over after it makes the disk ready again.
-        self.engine.ready().reset();
-        for (tag, result) in self.engine.take_done() {
-            self.operation_is_over(tag, result);
+    /// Hands what was begun to the host, and gives the requests that are over.
+    pub fn finish(&mut self) -> impl Iterator<Item = (T, io::Result<()>)> {
+        loop {
+            self.engine.submit();
+            let mut done = std::mem::take(&mut self.done);
+            self.engine.take_done(&mut done);
+            let were_none = done.is_empty();
+            for (tag, result) in done.drain(..) {
+                self.operation_is_over(tag, result);
+            }
+            self.done = done;
+            // What was begun in the meantime may be over as soon as it is handed over.
+            if were_none {
+                return self.finished.drain(..);
+            }
         }
-        self.engine.submit();
-        std::mem::take(&mut self.finished)
     }
 
     /// Waits for what the host is working on, and forgets all requests: nothing of them is written from then on.
@@ -211,14 +252,15 @@ impl<T> Disk<T> {
         if nothing_to_do {
             return self.end(tag, Ok(()));
         }
-        let (mut file, mut size) = (&self.image.file, left);
+        let mut size = left;
+        let mut in_layer = false;
         if let Some(layer) = &self.layer {
-            file = &layer.file;
+            in_layer = true;
             if matches!(transfer.kind, Kind::Read(_)) {
                 let (written, sectors) = layer.run(at / SECTOR, transfer.end / SECTOR);
                 // A short read may have ended inside a sector.
                 size = (at / SECTOR + sectors) * SECTOR - at;
-                file = if written { &layer.file } else { &self.image.file };
+                in_layer = written;
             }
         }
         let call = match &transfer.kind {
@@ -233,7 +275,11 @@ impl<T> Disk<T> {
                 Call::Write { buffers: HostBuffers::zeroes(size), durable: *durable && !is_overlay }
             }
         };
-        self.engine.begin(Operation { tag, file: file.clone(), offset: at, call });
+        let store = match &self.layer {
+            Some(layer) if in_layer => Store::File(layer.file.clone()),
+            _ => self.image.store_for(&call, at),
+        };
+        self.engine.begin(Operation { tag, store, offset: at, call });
     }
 
     /// The host is done with an operation: the request goes on, or is over.
@@ -290,6 +336,7 @@ mod tests {
     use super::super::threads;
     use super::*;
     use crate::arch::layout::MIB;
+    use crate::event_loop::{self, Waker};
     use crate::memory::map::{GuestRange, MemoryMap};
     use crate::memory::ram::GuestRam;
     use std::os::unix::fs::FileExt;
@@ -329,14 +376,14 @@ mod tests {
             self.done.push((operation.tag, threads::run(&operation)));
         }
         fn submit(&mut self) {}
-        fn take_done(&mut self) -> Vec<(usize, io::Result<u32>)> {
-            std::mem::take(&mut self.done)
+        fn take_done(&mut self, done: &mut Vec<Done>) {
+            done.append(&mut self.done);
         }
         fn under_way(&self) -> usize {
             self.done.len()
         }
-        fn ready(&self) -> &Waker {
-            &self.ready
+        fn ready(&self) -> BorrowedFd<'_> {
+            self.ready.fd()
         }
     }
 
@@ -356,7 +403,7 @@ mod tests {
             let number = NUMBER.fetch_add(1, std::sync::atomic::Ordering::Relaxed);
             let path = std::env::temp_dir().join(format!("hostel-disk-{}-{number}", std::process::id()));
             std::fs::write(&path, [0xdd; BYTES]).unwrap();
-            let mut disk = Disk::open(&path, mode, 8).unwrap();
+            let mut disk = Disk::open(&path, DiskOptions { mode, ..DiskOptions::default() }, 8).unwrap();
             disk.engine = Box::new(Faulty { faults, count: 0, done: Vec::new(), ready: Waker::new().unwrap() });
             Bench { ram: Arc::new(GuestRam::new(&MemoryMap::new(MIB).unwrap()).unwrap()), path, disk }
         }
@@ -371,7 +418,8 @@ mod tests {
         fn run(&mut self, request: Request) -> Result<(), Option<i32>> {
             self.disk.begin(7, request);
             for _ in 0..100 {
-                if let Some((token, result)) = self.disk.finish().pop() {
+                let over = self.disk.finish().next();
+                if let Some((token, result)) = over {
                     assert_eq!((token, self.disk.engine.under_way()), (7, 0));
                     return result.map_err(|error| error.raw_os_error());
                 }
@@ -439,7 +487,7 @@ mod tests {
     #[test]
     fn a_file_that_has_become_shorter_is_an_error() {
         let mut bench = Bench::new(Mode::Write, Vec::new());
-        bench.disk.image.file.set_len(1000).unwrap();
+        std::fs::File::options().write(true).open(&bench.path).unwrap().set_len(1000).unwrap();
         assert_eq!(bench.read(0, 1024), Err(None));
         assert_eq!(bench.read(0, 512), Ok(vec![0xdd; 512]));
     }
@@ -503,6 +551,42 @@ mod tests {
         assert_eq!(bench.read(3, 1024), Ok(vec![0xdd; 1024]));
         assert_eq!(bench.write(3, &[1; 1024]), Ok(()));
         assert_eq!(bench.read(3, 1024), Ok(vec![1; 1024]));
+    }
+
+    #[test]
+    fn past_the_page_cache_go_whole_blocks_and_the_others_through_it() {
+        let ram = Arc::new(GuestRam::new(&MemoryMap::new(MIB).unwrap()).unwrap());
+        let path = std::env::temp_dir().join(format!("hostel-disk-direct-{}", std::process::id()));
+        std::fs::write(&path, [0xdd; BYTES]).unwrap();
+        let disk = Disk::<u32>::open(&path, DiskOptions { direct: true, ..DiskOptions::default() }, 8);
+        let disk = disk.map_err(|error| assert!(matches!(error, DiskError::Direct { .. }), "{error}"));
+        // A file system in memory has nothing past its page cache.
+        let Ok(mut disk) = disk else { return std::fs::remove_file(&path).unwrap() };
+        let mut run = |request| {
+            disk.begin(0, request);
+            loop {
+                if let Some((_, result)) = disk.finish().next() {
+                    return result.unwrap();
+                }
+                let ready = [event_loop::Interest { token: (), fd: disk.ready(), output: false }];
+                event_loop::wait(&ready, None).unwrap();
+            }
+        };
+        let mut model = vec![0xdd; BYTES];
+        for (step, (sector, start, size)) in
+            [(8, 0x1000, 4096), (3, 0x1010, 512), (9, 0x2000, 512), (0, 0x1001, 8192), (16, 0x1000, 8192)]
+                .into_iter()
+                .enumerate()
+        {
+            let buffers = || HostBuffers::of_guest(&ram, &[GuestRange { start, size }]).unwrap();
+            ram.write(start, &vec![step as u8; size as usize]).unwrap();
+            run(Request::Write { sector, buffers: buffers(), durable: step % 2 == 0 });
+            model[(sector * SECTOR) as usize..][..size as usize].fill(step as u8);
+            run(Request::Read(sector, buffers()));
+            assert_eq!(buffers().copy(size as usize), vec![step as u8; size as usize]);
+            assert!(std::fs::read(&path).unwrap() == model);
+        }
+        std::fs::remove_file(&path).unwrap();
     }
 
     #[test]

@@ -1,24 +1,35 @@
 //! What moves bytes between files and guest RAM: single operations, begun in batches, done later.
 
 use super::buffers::HostBuffers;
+use super::qcow2::Qcow2;
 use super::threads::Threads;
 use super::uring::Uring;
-use crate::event_loop::{self, Interest, Waker};
+use crate::event_loop::{self, Interest};
 use rustix::fs::FallocateFlags;
 use std::fs::File;
 use std::io;
+use std::os::fd::BorrowedFd;
 use std::sync::Arc;
 
 /// One call of the host.
 pub struct Operation {
     /// What it is found again by; no two that are under way share one.
     pub tag: usize,
-    /// The file.
-    pub file: Arc<File>,
+    /// Where to.
+    pub store: Store,
     /// Where in it.
     pub offset: u64,
     /// What to do there.
     pub call: Call,
+}
+
+/// What holds bytes of a disk.
+#[derive(Clone)]
+pub enum Store {
+    /// A file, at the disk's own places.
+    File(Arc<File>),
+    /// An image in a format, which only [`Threads`] can work off.
+    Qcow2(Arc<Qcow2>),
 }
 
 /// What to do.
@@ -44,6 +55,9 @@ pub enum Call {
     },
 }
 
+/// An operation's tag and what came of it.
+pub type Done = (usize, io::Result<u32>);
+
 /// Runs operations. Each that was begun comes back once.
 pub trait Engine: Send {
     /// Begins an operation; at most as many at a time as the engine was made for.
@@ -52,35 +66,41 @@ pub trait Engine: Send {
     /// Hands all that was begun to the host.
     fn submit(&mut self);
 
-    /// Operations that are over, by tag, with the bytes that they moved.
-    fn take_done(&mut self) -> Vec<(usize, io::Result<u32>)>;
+    /// Puts operations that are over into `done`, by tag, with the bytes that they moved.
+    fn take_done(&mut self, done: &mut Vec<Done>);
 
     /// Operations that were begun and not yet taken.
     fn under_way(&self) -> usize;
 
-    /// Gives bytes when an operation is over.
-    fn ready(&self) -> &Waker;
+    /// Gives bytes while operations are over that were not taken.
+    fn ready(&self) -> BorrowedFd<'_>;
 
     /// Waits for all that was begun, and forgets it.
     fn drain(&mut self) {
-        while self.under_way() > 0 {
+        let mut done = Vec::new();
+        loop {
             self.submit();
-            let ready = [Interest { token: (), fd: self.ready().fd(), output: false }];
+            self.take_done(&mut done);
+            if self.under_way() == 0 {
+                return;
+            }
+            let ready = [Interest { token: (), fd: self.ready(), output: false }];
             event_loop::wait(&ready, None).expect("poll(2) of a valid descriptor");
-            self.ready().reset();
-            self.take_done();
         }
     }
 }
 
-/// The best engine that the host gives, for at most `depth` operations at a time.
+/// Threads where there is no io_uring: more do not make a disk faster.
+const THREADS: usize = 4;
+
+/// The best engine that the host gives for files, for at most `depth` operations at a time.
 ///
 /// # Errors
 /// Not even threads.
 pub fn best(depth: u16) -> io::Result<Box<dyn Engine>> {
     match Uring::new(depth.into()) {
         Ok(uring) => Ok(Box::new(uring)),
-        Err(_) => Ok(Box::new(Threads::new()?)),
+        Err(_) => Ok(Box::new(Threads::new(THREADS)?)),
     }
 }
 
@@ -105,12 +125,13 @@ mod tests {
         operations.into_iter().for_each(|operation| engine.begin(operation));
         engine.submit();
         let mut done = Vec::new();
+        engine.take_done(&mut done);
         while done.len() < count {
-            let ready = [Interest { token: (), fd: engine.ready().fd(), output: false }];
+            let ready = [Interest { token: (), fd: engine.ready(), output: false }];
             event_loop::wait(&ready, None).unwrap();
-            engine.ready().reset();
-            done.extend(engine.take_done().into_iter().map(|(tag, result)| (tag, result.ok())));
+            engine.take_done(&mut done);
         }
+        let mut done: Vec<_> = done.into_iter().map(|(tag, result)| (tag, result.ok())).collect();
         done.sort();
         done
     }
@@ -119,7 +140,7 @@ mod tests {
         let ram = Arc::new(GuestRam::new(&MemoryMap::new(MIB).unwrap()).unwrap());
         let buffers = |start| HostBuffers::of_guest(&ram, &[GuestRange { start, size: 700 }]).unwrap();
         let file = scratch_file(4096);
-        let operation = |tag, offset, call| Operation { tag, file: file.clone(), offset, call };
+        let operation = |tag, offset, call| Operation { tag, store: Store::File(file.clone()), offset, call };
         ram.write(0x1000, &[7; 700]).unwrap();
         let write = Call::Write { buffers: buffers(0x1000), durable: true };
         assert_eq!(
@@ -134,18 +155,20 @@ mod tests {
         assert_eq!(all(engine, reads), [(1, Some(700)), (2, Some(96))], "the second meets the end");
         assert_eq!(ram.read_u64(0x8000 + 692), Some(0x0707_0707_0707_0707));
         let closed = Operation {
-            file: Arc::new(File::open("/dev/null").unwrap()),
-            ..operation(9, 0, Call::Write { buffers: buffers(0), durable: false })
+            store: Store::File(Arc::new(File::open("/dev/null").unwrap())),
+            ..operation(4, 0, Call::Write { buffers: buffers(0), durable: false })
         };
-        assert_eq!(all(engine, vec![closed]), [(9, None)], "not open for writing");
+        assert_eq!(all(engine, vec![closed]), [(4, None)], "not open for writing");
         engine.begin(operation(5, 0, Call::Read(buffers(0))));
         engine.drain();
-        assert_eq!((engine.under_way(), engine.take_done().len()), (0, 0));
+        let mut done = Vec::new();
+        engine.take_done(&mut done);
+        assert_eq!((engine.under_way(), done.len()), (0, 0));
     }
 
     #[test]
     fn threads_move_bytes() {
-        moves_bytes(&mut Threads::new().unwrap());
+        moves_bytes(&mut Threads::new(4).unwrap());
     }
 
     #[test]

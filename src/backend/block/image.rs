@@ -2,11 +2,15 @@
 //!
 //! The content is never looked at: a guest that writes whatever header it likes still has the same raw disk at the next start.
 //! A disk has the whole sectors of its file; bytes behind the last whole one are neither read nor written.
-//! Sources: fcntl(2) "Open file description locks (non-POSIX)"; open(2) `O_EXCL`.
+//! Sources: open(2) `O_DIRECT`, statx(2) `STATX_DIOALIGN`; fcntl(2) "Open file description locks (non-POSIX)"; open(2) `O_EXCL`.
 
 use super::calls;
+use super::engine::{Call, Store};
+use super::qcow2::{Qcow2, Qcow2Error};
+use rustix::fs::{AtFlags, StatxFlags, statx};
 use std::fs::{File, OpenOptions};
 use std::io::{self, Seek, SeekFrom};
+use std::os::fd::AsRawFd;
 use std::os::unix::fs::{FileTypeExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -20,6 +24,9 @@ const LOCK_PAUSE: Duration = Duration::from_millis(5);
 /// Bytes of a sector, the unit of virtio disks (virtio 1.2 §5.2.4).
 pub const SECTOR: u64 = 512;
 
+/// Bytes of a page.
+const PAGE: u64 = 4096;
+
 /// How a disk's file is used.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Access {
@@ -29,12 +36,30 @@ pub enum Access {
     Read,
 }
 
+/// What a disk's file is: said by the user, for a guest may write whatever header it likes.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum DiskFormat {
+    /// The bytes of the disk.
+    #[default]
+    Raw,
+    /// An image of QEMU's.
+    Qcow2,
+}
+
 /// An open image.
 pub struct Image {
-    /// The file.
-    pub file: Arc<File>,
+    store: Store,
+    direct: Option<Direct>,
     /// Whole sectors of it.
     pub sectors: u64,
+}
+
+/// The file a second time, past the page cache (O_DIRECT).
+struct Direct {
+    file: Arc<File>,
+    /// What addresses in memory are multiples of, and what sizes and places in the file.
+    memory: u64,
+    offset: u64,
 }
 
 /// Why a disk cannot be had.
@@ -70,6 +95,22 @@ pub enum DiskError {
         /// Why not.
         source: io::Error,
     },
+    /// Its content.
+    #[error("the disk {} as qcow2: {source}", path.display())]
+    Qcow2 {
+        /// The file.
+        path: PathBuf,
+        /// Why not.
+        source: Qcow2Error,
+    },
+    /// O_DIRECT.
+    #[error("open the disk {} past the page cache, as ,direct asks: {source}", path.display())]
+    Direct {
+        /// The file.
+        path: PathBuf,
+        /// Why not.
+        source: io::Error,
+    },
     /// What moves its bytes.
     #[error("start what reads and writes disks: {0}")]
     Engine(io::Error),
@@ -80,7 +121,7 @@ impl Image {
     ///
     /// # Errors
     /// There is no such disk, or somebody else uses it in a way that does not go together.
-    pub fn open(path: &Path, access: Access) -> Result<Image, DiskError> {
+    pub fn open(path: &Path, access: Access, format: DiskFormat, direct: bool) -> Result<Image, DiskError> {
         let failed = |source| DiskError::Open { path: path.into(), source };
         // Looked at before: opening a pipe would wait for its other end.
         let kind = std::fs::metadata(path).map_err(failed)?.file_type();
@@ -98,10 +139,46 @@ impl Image {
         })?;
         // The size of a block device is not in its metadata.
         let bytes = file.seek(SeekFrom::End(0)).map_err(failed)?;
+        let direct = direct.then(|| Direct::open(&file, writes)).transpose();
+        let direct = direct.map_err(|source| DiskError::Direct { path: path.into(), source })?;
+        let (store, bytes) = match format {
+            DiskFormat::Raw => (Store::File(Arc::new(file)), bytes),
+            DiskFormat::Qcow2 => {
+                let image = Qcow2::open(&file, bytes, writes);
+                let image = image.map_err(|source| DiskError::Qcow2 { path: path.into(), source })?;
+                let size = image.size();
+                (Store::Qcow2(Arc::new(image)), size)
+            }
+        };
         match bytes / SECTOR {
             0 => Err(DiskError::NoSector { path: path.into(), bytes }),
-            sectors => Ok(Image { file: Arc::new(file), sectors }),
+            sectors => Ok(Image { store, direct, sectors }),
         }
+    }
+
+    /// Where to a call at `offset` goes: past the page cache if it can.
+    pub fn store_for(&self, call: &Call, offset: u64) -> Store {
+        match (&self.direct, call) {
+            (Some(direct), Call::Read(buffers) | Call::Write { buffers, .. })
+                if offset.is_multiple_of(direct.offset) && buffers.are_aligned(direct.memory, direct.offset) =>
+            {
+                Store::File(direct.file.clone())
+            }
+            _ => self.store.clone(),
+        }
+    }
+}
+
+impl Direct {
+    /// Opens the same file again, which is not looked for by its name.
+    fn open(file: &File, writes: bool) -> io::Result<Direct> {
+        let path = format!("/proc/self/fd/{}", file.as_raw_fd());
+        let file = OpenOptions::new().read(true).write(writes).custom_flags(libc::O_DIRECT).open(path)?;
+        let known = statx(&file, "", AtFlags::EMPTY_PATH, StatxFlags::DIOALIGN).ok();
+        let known = known.map(|known| (known.stx_dio_mem_align.into(), known.stx_dio_offset_align.into()));
+        // Linux before 6.1 does not tell; a page serves everywhere.
+        let (memory, offset) = known.filter(|(memory, offset)| *memory > 0 && *offset > 0).unwrap_or((PAGE, PAGE));
+        Ok(Direct { file: Arc::new(file), memory, offset })
     }
 }
 
@@ -127,7 +204,7 @@ mod tests {
     fn sectors_of(size: u64) -> Result<u64, DiskError> {
         let path = path(&format!("size-{size}"));
         File::create(&path).unwrap().set_len(size).unwrap();
-        let image = Image::open(&path, Access::Write);
+        let image = Image::open(&path, Access::Write, DiskFormat::Raw, false);
         std::fs::remove_file(&path).unwrap();
         image.map(|image| image.sectors)
     }
@@ -146,7 +223,7 @@ mod tests {
     fn a_second_writer_is_refused() {
         let path = path("lock");
         std::fs::write(&path, [0; 512]).unwrap();
-        let open = |access| Image::open(&path, access);
+        let open = |access| Image::open(&path, access, DiskFormat::Raw, false);
         let in_use = |access| matches!(open(access), Err(DiskError::InUse(_)));
         let writer = open(Access::Write).unwrap();
         assert!(in_use(Access::Write) && in_use(Access::Read));
@@ -160,8 +237,9 @@ mod tests {
 
     #[test]
     fn what_is_no_disk_is_refused() {
-        assert!(matches!(Image::open(Path::new("/"), Access::Read), Err(DiskError::NotADisk(_))));
-        assert!(matches!(Image::open(Path::new("/dev/null"), Access::Write), Err(DiskError::NotADisk(_))));
-        assert!(matches!(Image::open(Path::new("/none/such"), Access::Read), Err(DiskError::Open { .. })));
+        let open = |path, access| Image::open(path, access, DiskFormat::Raw, false);
+        assert!(matches!(open(Path::new("/"), Access::Read), Err(DiskError::NotADisk(_))));
+        assert!(matches!(open(Path::new("/dev/null"), Access::Write), Err(DiskError::NotADisk(_))));
+        assert!(matches!(open(Path::new("/none/such"), Access::Read), Err(DiskError::Open { .. })));
     }
 }

@@ -7,5 +7,7 @@ pub mod disk;
 pub mod engine;
 pub mod image;
 pub mod overlay;
+pub mod qcow2;
+pub mod qcow2_header;
 pub mod threads;
 pub mod uring;

@@ -1,27 +1,39 @@
-//! An engine over io_uring: operations are handed to the host a batch at a time, and an eventfd tells of those that are done.
+//! An engine over io_uring: operations are handed to the host a batch at a time; the ring can be waited for.
 //!
 //! Sources: io_uring(7), io_uring_enter(2), io_uring_register(2).
 
-use super::engine::{Call, Engine, Operation};
-use crate::event_loop::Waker;
+use super::engine::{Call, Done, Engine, Operation, Store};
 use io_uring::{IoUring, Probe, opcode, squeue, types};
-use std::collections::HashMap;
 use std::io;
-use std::os::fd::{AsRawFd, RawFd};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd};
+use std::thread;
+use std::time::Duration;
+
+/// Before operations that the host does not take are handed to it again.
+const PAUSE: Duration = Duration::from_millis(1);
 
 /// Operations that the host must know, or its io_uring is too old.
-const NEEDED: [u8; 4] = [opcode::Readv::CODE, opcode::Writev::CODE, opcode::Fsync::CODE, opcode::Fallocate::CODE];
+const NEEDED: [u8; 6] = [
+    opcode::Read::CODE,
+    opcode::Readv::CODE,
+    opcode::Write::CODE,
+    opcode::Writev::CODE,
+    opcode::Fsync::CODE,
+    opcode::Fallocate::CODE,
+];
 
 /// The engine. Dropping it waits for what is under way.
 pub struct Uring {
     ring: IoUring,
-    /// What the host works on, by tag: kept whole until it is done.
-    under_way: HashMap<usize, Operation>,
-    ready: Waker,
+    /// What the host works on, by tag: kept whole, and where it is, until it is done.
+    operations: Box<[Option<Operation>]>,
+    under_way: usize,
+    /// Pushed and not yet handed to the host.
+    pushed: bool,
 }
 
 impl Uring {
-    /// A ring for `depth` operations at a time.
+    /// A ring for `depth` operations at a time, their tags below that.
     ///
     /// # Errors
     /// The host refuses io_uring, or lacks an operation.
@@ -32,53 +44,50 @@ impl Uring {
         if NEEDED.iter().any(|code| !probe.is_supported(*code)) {
             return Err(io::ErrorKind::Unsupported.into());
         }
-        let ready = Waker::new()?;
-        ring.submitter().register_eventfd(ready.fd().as_raw_fd())?;
-        Ok(Uring { ring, under_way: HashMap::new(), ready })
+        let operations = (0..depth).map(|_| None).collect();
+        Ok(Uring { ring, operations, under_way: 0, pushed: false })
     }
 }
 
 impl Engine for Uring {
     fn begin(&mut self, operation: Operation) {
-        let entry = entry(&operation).user_data(operation.tag as u64);
-        let replaced = self.under_way.insert(operation.tag, operation);
-        assert!(replaced.is_none(), "a tag is under way once");
-        // SAFETY: descriptor, iovecs and what they name live in `under_way` until the operation is done; moving it there moves
-        // none of them. The iovecs are not changed in the meantime.
+        let slot = &mut self.operations[operation.tag];
+        assert!(slot.is_none(), "a tag is under way once");
+        let entry = entry(slot.insert(operation));
+        // SAFETY: descriptor, iovecs and what they name live in their slot, unmoved and unchanged, until the operation is done.
         let pushed = unsafe { self.ring.submission().push(&entry) };
         pushed.expect("no more operations than the ring has entries");
+        self.under_way += 1;
+        self.pushed = true;
     }
 
     fn submit(&mut self) {
-        while !self.ring.submission().is_empty() {
+        while self.pushed {
             match self.ring.submit() {
-                Ok(_) => return,
+                Ok(_) => self.pushed = !self.ring.submission().is_empty(),
                 Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
-                // Short of memory, or of room for what is done: what was pushed stays, and is tried again when it has been looked
-                // for what is done.
-                Err(_) => return self.ready.wake(),
+                // The host is short of memory: what was pushed stays, and nothing goes on before it has some.
+                Err(_) => thread::sleep(PAUSE),
             }
         }
     }
 
-    fn take_done(&mut self) -> Vec<(usize, io::Result<u32>)> {
-        self.submit();
-        let mut done = Vec::new();
+    fn take_done(&mut self, done: &mut Vec<Done>) {
         for entry in self.ring.completion() {
             let tag = entry.user_data() as usize;
-            self.under_way.remove(&tag);
+            self.operations[tag] = None;
+            self.under_way -= 1;
             let result = u32::try_from(entry.result()).map_err(|_| io::Error::from_raw_os_error(-entry.result()));
             done.push((tag, result));
         }
-        done
     }
 
     fn under_way(&self) -> usize {
-        self.under_way.len()
+        self.under_way
     }
 
-    fn ready(&self) -> &Waker {
-        &self.ready
+    fn ready(&self) -> BorrowedFd<'_> {
+        self.ring.as_fd()
     }
 }
 
@@ -89,21 +98,27 @@ impl Drop for Uring {
 }
 
 fn entry(operation: &Operation) -> squeue::Entry {
-    let fd = types::Fd(operation.file.as_raw_fd() as RawFd);
-    let offset = operation.offset;
-    match &operation.call {
-        Call::Read(buffers) => {
-            let (list, count) = buffers.iovecs();
-            opcode::Readv::new(fd, list, count).offset(offset).build()
-        }
+    let Store::File(file) = &operation.store else { panic!("an image in a format is worked off by threads") };
+    let fd = types::Fd(file.as_raw_fd());
+    let (offset, tag) = (operation.offset, operation.tag as u64);
+    let entry = match &operation.call {
+        Call::Read(buffers) => match (buffers.single(), buffers.iovecs()) {
+            (Some((address, size)), _) => opcode::Read::new(fd, address, size).offset(offset).build(),
+            (None, (list, count)) => opcode::Readv::new(fd, list, count).offset(offset).build(),
+        },
         Call::Write { buffers, durable } => {
-            let (list, count) = buffers.iovecs();
             let flags = if *durable { libc::RWF_DSYNC } else { 0 };
-            opcode::Writev::new(fd, list, count).offset(offset).rw_flags(flags).build()
+            match (buffers.single(), buffers.iovecs()) {
+                (Some((address, size)), _) => {
+                    opcode::Write::new(fd, address, size).offset(offset).rw_flags(flags).build()
+                }
+                (None, (list, count)) => opcode::Writev::new(fd, list, count).offset(offset).rw_flags(flags).build(),
+            }
         }
         Call::Sync => opcode::Fsync::new(fd).flags(types::FsyncFlags::DATASYNC).build(),
         Call::Allocate { size, how } => {
             opcode::Fallocate::new(fd, *size).offset(offset).mode(how.bits() as i32).build()
         }
-    }
+    };
+    entry.user_data(tag)
 }

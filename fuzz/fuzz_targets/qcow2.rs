@@ -1,0 +1,99 @@
+//! Disks in qcow2 images of which words are changed, in the header and in the tables. Each is refused with one line, or gives a disk whose
+//! requests end, with an error or without; and the file does not grow beyond what was written, and some tables.
+
+#![no_main]
+
+use arbitrary::Arbitrary;
+use hostel::arch::layout::MIB;
+use hostel::backend::block::buffers::HostBuffers;
+use hostel::backend::block::disk::{Disk, DiskOptions, Mode, Request};
+use hostel::backend::block::image::DiskFormat;
+use hostel::event_loop::{self, Interest};
+use hostel::memory::map::{GuestRange, MemoryMap};
+use hostel::memory::ram::GuestRam;
+use libfuzzer_sys::fuzz_target;
+use std::path::PathBuf;
+use std::sync::{Arc, OnceLock};
+use std::time::Duration;
+
+const CLUSTER: usize = 1 << 16;
+/// An entry's cluster has no other user.
+const COPIED: u64 = 1 << 63;
+/// What the image's header says of the disk's size.
+const SIZE: u64 = 4 << 20;
+/// Longer than a request of any form takes.
+const HANG: Duration = Duration::from_secs(8);
+
+#[derive(Arbitrary, Debug)]
+struct Input {
+    read_only: bool,
+    /// Words of the image: cluster, place in it (the header's fields mostly are at places of their own), value.
+    changes: Vec<(u8, u8, u64)>,
+    requests: Vec<(u8, u16, u8)>,
+}
+
+/// An image of six clusters: header, table of reference counts, counts, first level, second level, data.
+fn image() -> Vec<u8> {
+    let mut image = vec![0; 6 * CLUSTER];
+    let mut put = |at: usize, bytes: &[u8]| image[at..at + bytes.len()].copy_from_slice(bytes);
+    put(0, b"QFI\xfb\0\0\0\x03");
+    put(20, &16u32.to_be_bytes());
+    put(24, &SIZE.to_be_bytes());
+    put(36, &1u32.to_be_bytes());
+    put(40, &(3 * CLUSTER as u64).to_be_bytes());
+    put(48, &(CLUSTER as u64).to_be_bytes());
+    put(56, &1u32.to_be_bytes());
+    put(96, &4u32.to_be_bytes());
+    put(100, &104u32.to_be_bytes());
+    put(CLUSTER, &(2 * CLUSTER as u64).to_be_bytes());
+    (0..6).for_each(|cluster| put(2 * CLUSTER + 2 * cluster, &1u16.to_be_bytes()));
+    put(3 * CLUSTER, &((4 * CLUSTER as u64) | COPIED).to_be_bytes());
+    put(4 * CLUSTER, &((5 * CLUSTER as u64) | COPIED).to_be_bytes());
+    image
+}
+
+fn path() -> &'static PathBuf {
+    static PATH: OnceLock<PathBuf> = OnceLock::new();
+    PATH.get_or_init(|| format!("/dev/shm/hostel-fuzz-qcow2-{}", std::process::id()).into())
+}
+
+fuzz_target!(|input: Input| {
+    let mut image = image();
+    for (cluster, place, value) in input.changes.iter().take(8) {
+        let at = usize::from(cluster % 6) * CLUSTER + usize::from(*place) * 4;
+        image[at..at + 8].copy_from_slice(&value.to_be_bytes());
+    }
+    std::fs::write(path(), image).expect("the directory takes a file");
+    let mode = if input.read_only { Mode::Read } else { Mode::Write };
+    let options = DiskOptions { mode, format: DiskFormat::Qcow2, direct: false };
+    let mut disk = match Disk::open(path(), options, 4) {
+        Ok(disk) => disk,
+        Err(error) => {
+            let text = error.to_string();
+            return assert!(text.contains("hostel-fuzz-qcow2") && !text.contains('\n'), "{text}");
+        }
+    };
+    let ram = Arc::new(GuestRam::new(&MemoryMap::new(MIB).expect("a size")).expect("RAM"));
+    for (kind, sector, count) in input.requests.iter().take(32) {
+        let (sector, count) = (u64::from(*sector), u64::from(*count));
+        let range = [GuestRange { start: 0x1000, size: count * 512 }];
+        let buffers = HostBuffers::of_guest(&ram, &range).expect("it is RAM");
+        let request = match kind % 5 {
+            0 => Request::Read(sector, buffers),
+            1 => Request::Write { sector, buffers, durable: kind & 8 != 0 },
+            2 => Request::Flush,
+            3 => Request::Discard { sector, count },
+            _ => Request::WriteZeroes { sector, count, unmap: kind & 8 != 0, durable: kind & 16 != 0 },
+        };
+        disk.begin((), request);
+        while disk.finish().count() == 0 {
+            let ready = [Interest { token: (), fd: disk.ready(), output: false }];
+            let ready = event_loop::wait(&ready, Some(HANG)).expect("it can be waited for");
+            assert!(!ready.is_empty(), "a request hangs");
+        }
+    }
+    drop(disk);
+    let bytes = std::fs::metadata(path()).expect("it is there").len();
+    assert!(bytes < 1 << 41, "{bytes} bytes");
+    std::fs::remove_file(path()).expect("it is there");
+});

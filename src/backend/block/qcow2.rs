@@ -1,0 +1,213 @@
+//! An image in QEMU's format qcow2, worked off by the crate `imago`: the bytes of the disk are where the image's tables say.
+//!
+//! What is opened is this file and no other: an image that names a backing file or an external data file is refused. Bytes go through
+//! a buffer of bounded size, for nobody may have a reference to guest memory. The tables' cache is written to the file whenever
+//! [`Qcow2::settle`] is called, so what was acknowledged after that is not lost with the process.
+//! Source: QEMU docs/interop/qcow2.txt.
+
+use super::engine::Call;
+use super::qcow2_header::{self, HEADER_BYTES, HeaderError};
+use imago::FormatAccess;
+use imago::file::File as ImageFile;
+use imago::qcow2::Qcow2 as Format;
+use rustix::fs::FallocateFlags;
+use std::fs::File;
+use std::io;
+use std::os::unix::fs::FileExt;
+use std::sync::Mutex;
+
+/// Most bytes of one operation.
+const BUFFER_MAX: u64 = 256 << 10;
+
+/// An open image. One thread works it off; the lock is for the measure of it.
+pub struct Qcow2 {
+    access: Mutex<FormatAccess<ImageFile>>,
+    size: u64,
+}
+
+/// Why an image cannot be had.
+#[derive(Debug, thiserror::Error)]
+pub enum Qcow2Error {
+    /// Its header.
+    #[error(transparent)]
+    Header(#[from] HeaderError),
+    /// What its tables say, or the host.
+    #[error(transparent)]
+    Host(#[from] io::Error),
+}
+
+impl Qcow2 {
+    /// The image in an open file of `bytes`.
+    ///
+    /// # Errors
+    /// It is not one that can be used, or the host cannot read it.
+    pub fn open(file: &File, bytes: u64, writable: bool) -> Result<Qcow2, Qcow2Error> {
+        let mut header = [0; HEADER_BYTES];
+        let has = usize::try_from(bytes).unwrap_or(usize::MAX).min(HEADER_BYTES);
+        file.read_exact_at(&mut header[..has], 0)?;
+        qcow2_header::check(&header, bytes)?;
+        let mut format: Format<ImageFile> = Format::open_image(file.try_clone()?.try_into()?, writable)?;
+        format.set_data_file(None);
+        format.set_backing(None);
+        let access = FormatAccess::new(format);
+        let size = access.size();
+        Ok(Qcow2 { access: Mutex::new(access), size })
+    }
+
+    /// Bytes of the disk.
+    pub fn size(&self) -> u64 {
+        self.size
+    }
+
+    /// Does an operation, or the front of it. Returns the bytes that were moved.
+    ///
+    /// # Errors
+    /// What the host says, or the image's tables make no sense.
+    pub fn run(&self, call: &Call, offset: u64) -> io::Result<u32> {
+        let mut access = self.access.lock().expect("imago returns errors");
+        match call {
+            Call::Read(buffers) => {
+                let mut bytes = vec![0; buffers.bytes().min(BUFFER_MAX) as usize];
+                access.read(bytes.as_mut_slice(), offset)?;
+                buffers.fill(&bytes);
+                Ok(bytes.len() as u32)
+            }
+            Call::Write { buffers, durable } => {
+                let bytes = buffers.copy(buffers.bytes().min(BUFFER_MAX) as usize);
+                access.write(bytes.as_slice(), offset)?;
+                if *durable {
+                    access.flush()?;
+                    access.sync()?;
+                }
+                Ok(bytes.len() as u32)
+            }
+            Call::Sync => {
+                access.flush()?;
+                access.sync()?;
+                Ok(0)
+            }
+            Call::Allocate { size, how } if how.contains(FallocateFlags::PUNCH_HOLE) => {
+                access.discard_to_zero(offset, *size)?;
+                Ok(0)
+            }
+            Call::Allocate { size, .. } => {
+                access.write_zeroes(offset, *size)?;
+                Ok(0)
+            }
+        }
+    }
+
+    /// Writes what is cached of the tables to the file.
+    ///
+    /// # Errors
+    /// What the host says.
+    pub fn settle(&self) -> io::Result<()> {
+        self.access.lock().expect("imago returns errors").flush()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::buffers::HostBuffers;
+    use super::*;
+    use crate::arch::layout::MIB;
+    use crate::memory::map::{GuestRange, MemoryMap};
+    use crate::memory::ram::GuestRam;
+    use imago::FormatCreateBuilder;
+    use std::sync::Arc;
+
+    const SIZE: u64 = 8 << 20;
+
+    /// An image of 8 MiB in an unnamed file.
+    fn image() -> File {
+        let file = super::super::overlay::unnamed_file().unwrap();
+        let storage: ImageFile = file.try_clone().unwrap().try_into().unwrap();
+        Format::<ImageFile>::create_builder(storage).size(SIZE).create().unwrap();
+        file
+    }
+
+    fn open(file: &File) -> Result<Qcow2, Qcow2Error> {
+        Qcow2::open(file, file.metadata().unwrap().len(), true)
+    }
+
+    fn random(seed: &mut u64, below: u64) -> u64 {
+        *seed = seed.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+        (*seed >> 33) % below
+    }
+
+    #[test]
+    fn what_is_written_is_read_also_by_who_opens_it_after_a_kill() {
+        let ram = Arc::new(GuestRam::new(&MemoryMap::new(MIB).unwrap()).unwrap());
+        let buffers = |size| HostBuffers::of_guest(&ram, &[GuestRange { start: 0x1000, size }]).unwrap();
+        let file = image();
+        let mut model = vec![0; SIZE as usize];
+        let mut seed = 3;
+        let mut disk = open(&file).unwrap();
+        for step in 0..300u64 {
+            let offset = random(&mut seed, SIZE / 512 - 300) * 512;
+            let size = (1 + random(&mut seed, 300)) * 512;
+            let place = offset as usize..(offset + size) as usize;
+            match step % 5 {
+                0 | 1 => {
+                    ram.write(0x1000, &vec![(step % 250) as u8 + 1; size as usize]).unwrap();
+                    let call = Call::Write { buffers: buffers(size), durable: step % 2 == 0 };
+                    assert_eq!(disk.run(&call, offset).unwrap(), size as u32);
+                    model[place].fill((step % 250) as u8 + 1);
+                }
+                2 => {
+                    let how = if step % 2 == 0 { FallocateFlags::PUNCH_HOLE } else { FallocateFlags::ZERO_RANGE };
+                    disk.run(&Call::Allocate { size, how }, offset).unwrap();
+                    model[place].fill(0);
+                }
+                _ => {
+                    assert_eq!(disk.run(&Call::Read(buffers(size)), offset).unwrap(), size as u32);
+                    assert_eq!(buffers(size).copy(size as usize), model[place]);
+                }
+            }
+            disk.settle().unwrap();
+            if step % 50 == 49 {
+                // As if the process had been killed: nothing of it is closed or flushed.
+                std::mem::forget(disk);
+                disk = open(&file).unwrap();
+            }
+        }
+        disk.run(&Call::Sync, 0).unwrap();
+    }
+
+    /// Bytes anywhere in what says where things are: an error or wrong data, and neither a panic nor a read without end.
+    #[test]
+    fn sec35_broken_tables_are_errors() {
+        let ram = Arc::new(GuestRam::new(&MemoryMap::new(MIB).unwrap()).unwrap());
+        let buffers = || HostBuffers::of_guest(&ram, &[GuestRange { start: 0x1000, size: 1 << 17 }]).unwrap();
+        let mut seed = 11;
+        let mut opened = 0;
+        for _ in 0..400 {
+            let file = image();
+            let disk = open(&file).unwrap();
+            disk.run(&Call::Write { buffers: buffers(), durable: false }, 1 << 20).unwrap();
+            disk.settle().unwrap();
+            drop(disk);
+            let end = file.metadata().unwrap().len();
+            for _ in 0..1 + random(&mut seed, 8) {
+                // The header, or the first words of a cluster, which may be a table.
+                let cluster = random(&mut seed, end.div_ceil(1 << 16)) << 16;
+                let at = cluster + random(&mut seed, 128);
+                let byte = [0, 1, 0x7f, 0x80, 0xff, random(&mut seed, 256) as u8][random(&mut seed, 6) as usize];
+                file.write_all_at(&[byte], at).unwrap();
+            }
+            if let Ok(disk) = open(&file) {
+                opened += 1;
+                for offset in [0, 1 << 20, (1 << 20) + 512] {
+                    let _ = disk.run(&Call::Read(buffers()), offset);
+                    let _ = disk.run(&Call::Write { buffers: buffers(), durable: false }, offset);
+                    let _ = disk.run(&Call::Allocate { size: 1 << 16, how: FallocateFlags::PUNCH_HOLE }, offset);
+                }
+                let _ = disk.settle();
+                // What is still cached is not to be written anywhere.
+                std::mem::forget(disk);
+            }
+            assert!(file.metadata().unwrap().len() < 1 << 40);
+        }
+        assert!(opened > 100, "{opened} of 400 opened");
+    }
+}
