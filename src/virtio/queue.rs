@@ -168,6 +168,8 @@ impl LiveQueue {
         if self.left == 0 {
             return Ok(None);
         }
+        // A kick that was asked for behind these is not one behind what comes now.
+        self.kept = false;
         let ram: &GuestMemoryMmap = self.ram.backend();
         let Some(descriptors) = self.queue.iter(ram).map_err(|_| QueueFault::Available)?.next() else {
             self.drained = true;
@@ -528,6 +530,17 @@ mod tests {
         assert_eq!((&again[..2], again.len()), (&popped[..], 3));
         driver.send(&[], &[(BUFFER, 4)]);
         assert_eq!(live.put_back(&again), Ok(true), "one more has come meanwhile");
+        // What was put back is popped after all, in the same round: a kick is asked for behind that.
+        live.begin_round();
+        let popped = live.pop().unwrap().unwrap();
+        live.put_back(std::slice::from_ref(&popped)).unwrap();
+        while let Some(chain) = live.pop().unwrap() {
+            live.push(std::slice::from_ref(&chain)).unwrap();
+        }
+        assert_eq!((live.end_round(), kick_at()), (Ok(false), 4));
+        for _ in 0..4 {
+            driver.send(&[], &[(BUFFER, 5)]);
+        }
         // A round that may pop no more is followed by another.
         live.begin_round();
         let mut popped = Vec::new();
