@@ -11,6 +11,7 @@ pub mod fs;
 pub mod function;
 pub mod net;
 pub mod queue;
+pub mod rig;
 pub mod rng;
 pub mod transport;
 pub mod vsock;
