@@ -1,4 +1,5 @@
 //! SIGINT, SIGTERM, SIGHUP, SIGCONT and SIGWINCH as events: the handler notes the signal and wakes the control thread, nothing more.
+//! And SIGXFSZ, by which the kernel ends who writes beyond its limit of a file's size: caught, the write is an error like others.
 //!
 //! Source: signal-safety(7): a handler may store into an atomic and call write(2).
 
@@ -35,7 +36,7 @@ impl Signals {
     pub fn catch(waker: Waker) -> io::Result<Signals> {
         WAKE.store(waker.fd().as_raw_fd(), Ordering::SeqCst);
         let wanted = ENDING.into_iter().filter(|signal| !is_ignored(*signal));
-        for signal in wanted.chain([libc::SIGCONT]) {
+        for signal in wanted.chain([libc::SIGCONT, libc::SIGXFSZ]) {
             catch(signal)?;
         }
         Ok(Signals { _waker: waker })
@@ -86,6 +87,7 @@ fn is_ignored(signal: libc::c_int) -> bool {
 extern "C" fn on_signal(signal: libc::c_int, _info: *mut libc::siginfo_t, _context: *mut libc::c_void) {
     match signal {
         libc::SIGCONT => CONTINUED.store(true, Ordering::SeqCst),
+        libc::SIGXFSZ => return,
         libc::SIGWINCH => RESIZED.store(true, Ordering::SeqCst),
         // A second ending signal changes nothing.
         _ => drop(CAME.compare_exchange(0, signal, Ordering::SeqCst, Ordering::SeqCst)),

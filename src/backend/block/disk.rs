@@ -333,10 +333,9 @@ impl<T> Disk<T> {
 
 #[cfg(test)]
 mod tests {
-    use super::super::threads;
     use super::*;
     use crate::arch::layout::MIB;
-    use crate::event_loop::{self, Waker};
+    use crate::event_loop;
     use crate::memory::map::{GuestRange, MemoryMap};
     use crate::memory::ram::GuestRam;
     use std::os::unix::fs::FileExt;
@@ -351,13 +350,13 @@ mod tests {
         Short(u64),
     }
 
-    /// An engine that works at once, and in which chosen operations fail.
+    /// The engine of this host, in which chosen operations fail instead of being done.
     struct Faulty {
+        engine: Box<dyn Engine>,
         /// Operation by number, from 0 on, and what it meets; `u32::MAX` for all of them.
         faults: Vec<(u32, Fault)>,
         count: u32,
-        done: Vec<(usize, io::Result<u32>)>,
-        ready: Waker,
+        failed: Vec<Done>,
     }
 
     impl Engine for Faulty {
@@ -369,21 +368,24 @@ mod tests {
                     *buffers = buffers.front(size);
                 }
                 (Some(Fault::Errno(errno)), _) => {
-                    return self.done.push((operation.tag, Err(io::Error::from_raw_os_error(errno))));
+                    return self.failed.push((operation.tag, Err(io::Error::from_raw_os_error(errno))));
                 }
                 _ => {}
             }
-            self.done.push((operation.tag, threads::run(&operation)));
+            self.engine.begin(operation);
         }
-        fn submit(&mut self) {}
+        fn submit(&mut self) {
+            self.engine.submit();
+        }
         fn take_done(&mut self, done: &mut Vec<Done>) {
-            done.append(&mut self.done);
+            done.append(&mut self.failed);
+            self.engine.take_done(done);
         }
         fn under_way(&self) -> usize {
-            self.done.len()
+            self.failed.len() + self.engine.under_way()
         }
         fn ready(&self) -> BorrowedFd<'_> {
-            self.ready.fd()
+            self.engine.ready()
         }
     }
 
@@ -404,7 +406,7 @@ mod tests {
             let path = std::env::temp_dir().join(format!("hostel-disk-{}-{number}", std::process::id()));
             std::fs::write(&path, [0xdd; BYTES]).unwrap();
             let mut disk = Disk::open(&path, DiskOptions { mode, ..DiskOptions::default() }, 8).unwrap();
-            disk.engine = Box::new(Faulty { faults, count: 0, done: Vec::new(), ready: Waker::new().unwrap() });
+            disk.engine = Box::new(Faulty { engine: disk.engine, faults, count: 0, failed: Vec::new() });
             Bench { ram: Arc::new(GuestRam::new(&MemoryMap::new(MIB).unwrap()).unwrap()), path, disk }
         }
 
@@ -423,6 +425,8 @@ mod tests {
                     assert_eq!((token, self.disk.engine.under_way()), (7, 0));
                     return result.map_err(|error| error.raw_os_error());
                 }
+                let ready = [event_loop::Interest { token: (), fd: self.disk.ready(), output: false }];
+                event_loop::wait(&ready, None).unwrap();
             }
             panic!("a request never ends");
         }
@@ -476,6 +480,45 @@ mod tests {
                 assert_eq!(bench.run(Request::Flush), flushed, "flush, {fault:?} at {at}");
             }
         }
+    }
+
+    /// What is not reads and writes: fallocate(2), fdatasync(2), and both one after the other.
+    #[test]
+    fn sec37_a_fault_of_any_call_is_an_error_once_and_leaves_a_disk_that_works() {
+        let passing = [libc::EINTR, libc::EAGAIN];
+        let lasting = [libc::EIO, libc::ENOSPC, libc::EDQUOT, libc::EBADF, libc::ENOMEM, libc::EFBIG, libc::ENODEV];
+        let mut injected = 0;
+        let errnos: Vec<i32> = passing.into_iter().chain(lasting).collect();
+        let places = [(Mode::Write, 0), (Mode::Write, 1), (Mode::Write, 2), (Mode::Overlay, 0), (Mode::Overlay, 1)];
+        for ((mode, at), errno) in places.iter().flat_map(|place| errnos.iter().map(|errno| (*place, *errno))) {
+            let zeroes = |unmap, durable| Request::WriteZeroes { sector: 8, count: 8, unmap, durable };
+            for number in 0..7 {
+                let request = |bench: &Bench| match number {
+                    0 => Request::Flush,
+                    1 => Request::Discard { sector: 8, count: 8 },
+                    2..6 => zeroes(number & 1 == 0, number & 2 == 0),
+                    _ => Request::Write { sector: 8, buffers: bench.buffers(4096), durable: true },
+                };
+                let mut faults = vec![(at, Fault::Errno(errno))];
+                if at == 1 && (2..6).contains(&number) {
+                    // The zeroes have to be written then, and that meets the fault.
+                    faults.push((0, Fault::Errno(libc::EOPNOTSUPP)));
+                }
+                let mut bench = Bench::new(mode, faults);
+                let first = request(&bench);
+                let result = bench.run(first);
+                let failed = result == Err(Some(errno));
+                assert!(failed || result == Ok(()), "{mode:?} {number} {errno} at {at}: {result:?}");
+                assert!(!(failed && passing.contains(&errno)), "{mode:?} {number} {errno} at {at}");
+                injected += 1;
+                bench.disk.engine = engine::best(8).unwrap();
+                let again = request(&bench);
+                assert_eq!(bench.run(again), Ok(()), "the fault is over: {mode:?} {number} {errno} at {at}");
+                assert_eq!(bench.read(0, 4096), Ok(vec![0xdd; 4096]));
+                assert_eq!(bench.read(16, 4096), Ok(vec![0xdd; 4096]));
+            }
+        }
+        assert!(injected >= 300, "{injected}");
     }
 
     #[test]

@@ -6,6 +6,7 @@
 
 use super::image::SECTOR;
 use rustix::fs::{Mode, OFlags, open};
+use rustix::process::{Resource, getrlimit};
 use std::collections::HashMap;
 use std::fs::{File, OpenOptions};
 use std::io;
@@ -29,8 +30,12 @@ impl Layer {
     /// # Errors
     /// The directory for temporary files takes none.
     pub fn new(sectors: u64) -> io::Result<Layer> {
-        let file = unnamed_file()?;
-        file.set_len(sectors * SECTOR)?;
+        let (file, bytes) = (unnamed_file()?, sectors * SECTOR);
+        // The kernel would end this process for it.
+        if getrlimit(Resource::Fsize).current.is_some_and(|most| most < bytes) {
+            return Err(io::ErrorKind::FileTooLarge.into());
+        }
+        file.set_len(bytes)?;
         Ok(Layer { file: Arc::new(file), written: HashMap::new() })
     }
 
