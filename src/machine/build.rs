@@ -197,7 +197,8 @@ pub fn prepare(config: &RunConfig) -> Result<Blueprint, BuildError> {
         ram.advise_huge_pages();
     }
     let loaded = load::load(&kernel, &request, &ram, &map)?;
-    if kernel.is_linux() {
+    // What the host moves to and from a disk goes by pages, and each costs: 256 small ones for 1 MiB.
+    if kernel.is_linux() || !config.devices.disk.is_empty() {
         ram.advise_huge_pages();
     }
     let (how, is_linux) = (kernel.describe(), kernel.is_linux());
