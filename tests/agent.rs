@@ -55,10 +55,11 @@ fn copies_files(path: &Path, agent: &mut Agent, name: &str, content: &[u8]) {
     let there = start.elapsed();
     let mut back = Vec::new();
     assert_eq!(agent.get(name, &mut back).expect("it can be read"), 0o640);
+    let here = start.elapsed() - there;
     assert!(back == content, "{name} came back otherwise");
     let (end, output, _) = shell(path, &format!("{SHELL} sha256sum {name}"), Vec::new());
     assert_eq!((end, output), (End::Exit(0), format!("{}  {name}\n", hash(content))));
-    println!("{name}: {} bytes in {there:?}, and back in {:?}", content.len(), start.elapsed() - there);
+    println!("{name}: {} bytes in {there:?}, and back in {here:?}", content.len());
 }
 
 fn runs_programs(path: &Path) {
