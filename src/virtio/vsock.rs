@@ -243,6 +243,11 @@ mod tests {
                 turns += 1;
                 assert!(turns < 100, "it spins");
             }
+            self.take()
+        }
+
+        /// The next packet that came.
+        fn take(&mut self) -> Option<(Op, Header, Vec<u8>)> {
             let (head, written) = self.receive.used()?;
             let mut bytes = vec![0; written as usize];
             self.ram.read(BUFFERS + BUFFER * u64::from(head), &mut bytes).unwrap();
@@ -515,16 +520,18 @@ mod tests {
         let (_listener, _file) = guest.listen(PORT);
         let open = || std::fs::read_dir("/proc/self/fd").unwrap().count();
         let before = open();
+        // The lab's processor is emulated.
+        let attempts = if std::env::var_os("HOSTEL_LAB_KERNEL").is_some() { 4_000 } else { 100_000 };
         let mut answers = [0; 2];
-        for port in 0..100_000 {
+        for port in 0..attempts as u32 {
             guest.send(header(port, Op::Request), &[]);
-            match guest.next_op() {
+            match guest.take().map(|(op, ..)| op) {
                 Some(Op::Response) => answers[0] += 1,
                 Some(Op::Reset) => answers[1] += 1,
                 other => panic!("{other:?}"),
             }
         }
-        assert_eq!(answers, [CONNECTIONS_MAX, 100_000 - CONNECTIONS_MAX]);
+        assert_eq!(answers, [CONNECTIONS_MAX, attempts - CONNECTIONS_MAX]);
         // Other tests have descriptors, too.
         assert!(open() - before < CONNECTIONS_MAX + 300);
         // A process of the host waits for its turn, and nobody spins for it.
@@ -560,7 +567,7 @@ mod tests {
     #[test]
     fn a_peer_that_is_killed_in_the_middle_ends_its_connection_and_nothing_of_it_stays() {
         let mut guest = Guest::with_buffers();
-        for round in 0..1000 {
+        for round in 0..300 {
             let mut stream = guest.connected(round);
             stream.write_all(&[1; 5000]).unwrap();
             guest.send(header(round, Op::Data), &[2; 5000]);
