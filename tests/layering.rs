@@ -43,7 +43,7 @@ const CORE: &[&str] = &[
 const CORE_LINES_MAX: usize = 5_000;
 
 /// `unsafe` blocks, functions and impls in `src/`. Raise it only with the reason in the commit.
-const UNSAFE_MAX: usize = 45;
+const UNSAFE_MAX: usize = 46;
 
 /// Rooms and files that may hold `unsafe`: KVM, guest memory, and wrappers of single system calls.
 const UNSAFE_ROOMS: &[&str] = &[

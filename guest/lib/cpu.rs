@@ -8,8 +8,10 @@ use core::arch::asm;
 pub use core::arch::x86_64::CpuidResult;
 
 /// CPUID: what this processor is and can do. The host decides the answer.
+#[allow(unused_unsafe, reason = "safe since Rust 1.94")]
 pub fn cpuid(leaf: u32, subleaf: u32) -> CpuidResult {
-    core::arch::x86_64::__cpuid_count(leaf, subleaf)
+    // SAFETY: every x86-64 processor has CPUID, which changes nothing.
+    unsafe { core::arch::x86_64::__cpuid_count(leaf, subleaf) }
 }
 
 /// The time stamp counter.

@@ -27,6 +27,8 @@
 
 /// One mebibyte, in bytes.
 pub const MIB: u64 = 1 << 20;
+/// Bytes of a huge page (Intel SDM vol. 3A §4.5).
+pub const HUGE_PAGE: u64 = 2 * MIB;
 /// One gibibyte, in bytes.
 pub const GIB: u64 = 1 << 30;
 /// Size of a page, in bytes.

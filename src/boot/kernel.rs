@@ -91,8 +91,8 @@ impl<'a> Kernel<'a> {
         }
     }
 
-    /// Whether most of it is mapped from the cache, and little is written to load it.
-    pub fn is_mapped(&self) -> bool {
+    /// Whether it comes from the cache.
+    pub fn is_cached(&self) -> bool {
         matches!(&self.headers, Headers::Unpacked(kernel) if kernel.cached)
     }
 

@@ -38,7 +38,9 @@ pub struct BootRequest<'a> {
 pub enum Pages {
     /// Mapped from the page cache where a segment is large enough for that to save time, else copied.
     #[default]
-    Fastest,
+    Mapped,
+    /// Copied, into huge pages where the host has some.
+    Copied,
     /// Mapped wherever it can be, so that many machines share them.
     Shared,
 }
@@ -109,7 +111,7 @@ fn load_kernel(kernel: &Kernel, pages: Pages, placement: &mut Placement) -> Resu
         }
         Headers::Unpacked(kernel) => {
             let mapped_from = if pages == Pages::Shared { 0 } else { MAPPED_FROM };
-            match kernel.image.file().filter(|_| kernel.cached) {
+            match kernel.image.file().filter(|_| kernel.cached && pages != Pages::Copied) {
                 Some(file) => elf_load::map(&kernel.image, file, &kernel.elf.segments, mapped_from, placement)?,
                 None => elf_load::copy(&kernel.image, &kernel.elf.segments, placement)?,
             }

@@ -131,7 +131,7 @@ mod tests {
         fresh.into_store_job(&cache).unwrap().run().unwrap();
         assert!(Kernel::identify(&image, None, Unpack::InGuest).unwrap().into_store_job(&cache).is_none());
 
-        for pages in [Pages::Fastest, Pages::Shared] {
+        for pages in [Pages::Mapped, Pages::Copied, Pages::Shared] {
             let cached = Kernel::identify(&image, None, unpack).unwrap();
             assert!(cached.describe().contains("uncompressed, cached"));
             let (loaded, ram) = boot_kernel(&cached, &BootRequest { pages, ..BootRequest::default() }).unwrap();

@@ -7,6 +7,7 @@ pub mod exit;
 pub mod irq;
 pub mod kick;
 pub mod msr_filter;
+pub mod nested;
 pub mod registers;
 pub mod stats;
 pub mod system;

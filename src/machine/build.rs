@@ -8,7 +8,7 @@ use super::notices::{Note, Notices};
 use super::phases::now_us;
 use crate::arch::cpuid;
 use crate::arch::irqchip::Irqchip;
-use crate::arch::layout::{ACPI_TABLES, MIB};
+use crate::arch::layout::{ACPI_TABLES, HUGE_PAGE};
 use crate::backend::kernel_cache::{KernelCache, StoreJob};
 use crate::boot::acpi::{self, AcpiTable};
 use crate::boot::cmdline::Words;
@@ -26,6 +26,7 @@ use crate::devices::acpi_pm::AcpiPm;
 use crate::devices::serial::Serial;
 use crate::kvm::calls::Watch;
 use crate::kvm::msr_filter::MsrFilter;
+use crate::kvm::nested;
 use crate::kvm::system::{KvmError, System};
 use crate::kvm::vcpu::Vcpu;
 use crate::kvm::vm::Vm;
@@ -43,9 +44,6 @@ const DEFAULT_SAMPLE: &str = "shell";
 const MTRR_DEF_TYPE: u32 = 0x2ff;
 /// MTRRs enabled, memory is write-back unless told otherwise: what firmware leaves behind.
 const MTRR_WRITE_BACK: u64 = 1 << 11 | 6;
-
-/// What the first write to a huge page zeroes: less than this is written sooner into small pages.
-const HUGE_PAGE: u64 = 2 * MIB;
 
 /// A machine whose memory is written and whose parts are decided, before KVM knows of it.
 pub struct Blueprint {
@@ -190,9 +188,17 @@ pub fn prepare(config: &RunConfig) -> Result<Blueprint, BuildError> {
         initrd: initrd_image.as_ref(),
         rsdp: (!tables.is_empty()).then_some(ACPI_TABLES),
         load_address: config.boot.load_address.map(Into::into),
-        pages: if config.boot.share_pages { Pages::Shared } else { Pages::Fastest },
+        pages: match config.boot.share_pages {
+            true => Pages::Shared,
+            // Mapped pages are small ones, and each costs an exit when the guest uses it first.
+            false if kernel.is_cached() && nested::is_nested() => Pages::Copied,
+            false => Pages::Mapped,
+        },
     };
-    let loads_much = !kernel.is_mapped() || initrd_image.as_ref().is_some_and(|initrd| initrd.size() >= HUGE_PAGE);
+    // The first write to a huge page zeroes all of it: less than that is written sooner into small pages.
+    let loads_much = !kernel.is_cached()
+        || request.pages == Pages::Copied
+        || initrd_image.as_ref().is_some_and(|initrd| initrd.size() >= HUGE_PAGE);
     if kernel.is_linux() && loads_much {
         ram.advise_huge_pages();
     }

@@ -43,7 +43,7 @@ const LOOKS: usize = 16;
 /// How long a guest may take to send statistics of its memory.
 const BALLOON_PATIENCE: Duration = Duration::from_secs(1);
 /// How much the thread that caches a kernel yields to the vCPUs.
-const NICE_OF_STORING: i32 = 10;
+const NICE_OF_STORING: i32 = 19;
 
 /// A run that is over.
 pub struct Finished {

@@ -4,10 +4,11 @@
 //! copied once and the copy is validated. Mappings are `MAP_NORESERVE`, so RAM costs what the guest touches.
 
 use super::map::{GuestRange, MemoryMap};
+use crate::arch::layout::HUGE_PAGE;
 use crate::arch::layout::PAGE_SIZE;
 use std::fs::File;
 use std::os::fd::AsRawFd;
-use vm_memory::mmap::MmapRegionBuilder;
+use vm_memory::mmap::{MmapRegion, MmapRegionBuilder, MmapRegionError};
 use vm_memory::{
     Bytes, GuestAddress, GuestMemoryBackend, GuestMemoryError, GuestMemoryMmap, GuestMemoryRegion,
     GuestRegionCollection, GuestRegionMmap,
@@ -62,11 +63,7 @@ impl GuestRam {
         for range in map.ram() {
             let failed = |source| RamError::Map { size: range.size, source };
             let size = usize::try_from(range.size).expect("x86-64 only");
-            let mapping = MmapRegionBuilder::new(size)
-                .with_mmap_prot(libc::PROT_READ | libc::PROT_WRITE)
-                .with_mmap_flags(libc::MAP_PRIVATE | libc::MAP_ANONYMOUS | libc::MAP_NORESERVE)
-                .build()
-                .map_err(|error| failed(std::io::Error::other(error)))?;
+            let mapping = map_ram(size).map_err(|error| failed(std::io::Error::other(error)))?;
             let region =
                 GuestRegionMmap::new(mapping, GuestAddress(range.start)).expect("a MemoryMap's ranges never wrap");
             regions.push(region);
@@ -199,6 +196,29 @@ impl GuestRam {
     }
 }
 
+/// Maps memory so that its pages and the guest's lie alike in huge pages, without which neither the host nor KVM uses any: RAM
+/// begins at a multiple of 2 MiB for the guest. Linux does so by itself since 6.7. Before, it puts a mapping right below the
+/// last one that fits there, so that one whose end is where it should be goes first. Where that does not come out right, the
+/// memory serves all the same.
+fn map_ram(size: usize) -> Result<MmapRegion, MmapRegionError> {
+    let mapping = map_anonymous(size)?;
+    let huge = HUGE_PAGE as usize;
+    let too_much = mapping.as_ptr() as usize % huge;
+    if too_much == 0 || size < huge {
+        return Ok(mapping);
+    }
+    drop(mapping);
+    let _above = map_anonymous(size.next_multiple_of(huge) + too_much);
+    map_anonymous(size)
+}
+
+fn map_anonymous(size: usize) -> Result<MmapRegion, MmapRegionError> {
+    MmapRegionBuilder::new(size)
+        .with_mmap_prot(libc::PROT_READ | libc::PROT_WRITE)
+        .with_mmap_flags(libc::MAP_PRIVATE | libc::MAP_ANONYMOUS | libc::MAP_NORESERVE)
+        .build()
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -206,6 +226,15 @@ mod tests {
 
     fn ram(size: u64) -> GuestRam {
         GuestRam::new(&MemoryMap::new(size).unwrap()).unwrap()
+    }
+
+    #[test]
+    fn huge_pages_of_the_host_and_the_guest_lie_alike() {
+        for size in [2 * MIB, 5 * MIB, 300 * MIB + 4096] {
+            let ram = GuestRam::new(&MemoryMap::new(size).unwrap()).unwrap();
+            let slots = ram.slots();
+            assert!(slots.iter().all(|slot| slot.hva % HUGE_PAGE == slot.gpa % HUGE_PAGE), "{slots:x?}");
+        }
     }
 
     #[test]
