@@ -170,6 +170,9 @@ fn memory(builds: &Builds, bounds: &mut Bounds) -> Result<()> {
         bounds.at_most(&format!("{name}, private and dirty"), own.private_dirty, 1.0, " MiB");
         peak = own.peak;
     }
+    let own = memory::of_waiting(&with_all_devices(&builds.default)?)?;
+    println!("  {:28}{:8.2}{:8.2}{:8.2}", "with devices of each kind", own.peak, own.anonymous, own.private_dirty);
+    bounds.at_most("default build with devices of each kind, peak", own.peak, 8.0, " MiB");
     match programs::alioth(programs::SHELL).and_then(|(alioth, _terminal)| memory::of_waiting(&alioth)) {
         Ok(own) => {
             println!("  {:28}{:8.2}{:8.2}{:8.2}", "alioth", own.peak, own.anonymous, own.private_dirty);
@@ -180,6 +183,19 @@ fn memory(builds: &Builds, bounds: &mut Bounds) -> Result<()> {
         }
     }
     Ok(())
+}
+
+/// A machine with a device of each kind that does not take the console away.
+fn with_all_devices(program: &str) -> Result<Program> {
+    let path = |name: &str| format!("{}/{name}", release::BUILT);
+    let (disk, socket) = (path("memory.img"), path("memory.sock"));
+    std::fs::File::create(&disk)?.set_len(64 << 20)?;
+    // What an earlier run left.
+    let _ = std::fs::remove_file(&socket);
+    let mut machine = hostel("with devices of each kind", program, "shell");
+    let devices = ["--disk", &disk, "--net", "switch:memory", "--share", release::BUILT, "--vsock", &socket];
+    machine.words.extend(devices.iter().chain(&["--rng", "--balloon", "0"]).map(|word| (*word).to_owned()));
+    Ok(machine)
 }
 
 /// The kernel that `scripts/lab-machine` keeps.

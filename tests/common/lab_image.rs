@@ -24,7 +24,8 @@ pub const STATUS_MARK: &str = "hostel-lab: status ";
 const MODULES: [&str; 1] = ["kvm-amd"];
 
 /// Drivers of the guests' devices.
-const DRIVERS: [&str; 6] = ["virtio-pci", "virtio-mmio", "virtio-rng", "virtio-blk", "virtio-balloon", "virtiofs"];
+const DRIVERS: [&str; 7] =
+    ["virtio-pci", "virtio-mmio", "virtio-rng", "virtio-blk", "virtio-net", "virtio-balloon", "virtiofs"];
 
 /// Modules that stand in its `/lib/modules`, where Hostel finds them for its guests.
 const OWN_MODULES: [&str; 9] = [

@@ -15,12 +15,31 @@ sh /script
 poweroff -f
 "#;
 
+/// Loads the drivers and goes over to the system on the first disk.
+const DISK_INIT: &str = r#"#!/bin/busybox sh
+/bin/busybox --install -s /bin
+mount -t proc proc /proc
+mount -t sysfs sysfs /sys
+mount -t devtmpfs devtmpfs /dev
+for module in /modules/*; do insmod "$module"; done
+mount -t ext4 /dev/vda /mnt && exec switch_root /mnt /sbin/init
+"#;
+
 /// The initramfs of a guest that runs this shell script.
 pub fn initramfs(script: &str) -> Vec<u8> {
+    archive(INIT, script)
+}
+
+/// The initramfs of a guest that runs the system on its first disk, an ext4 file system.
+pub fn disk_initramfs() -> Vec<u8> {
+    archive(DISK_INIT, "")
+}
+
+fn archive(init: &str, script: &str) -> Vec<u8> {
     let mut archive = Archive::default();
     ["/bin", "/dev", "/mnt", "/modules", "/proc", "/sys"].iter().for_each(|path| archive.directory(path));
     archive.character_device("/dev/console", 0o600, 5, 1);
-    archive.file("/init", 0o755, INIT.as_bytes());
+    archive.file("/init", 0o755, init.as_bytes());
     archive.file("/script", 0o755, script.as_bytes());
     archive.file("/bin/busybox", 0o755, &fs::read("/bin/busybox").expect("the lab has busybox"));
     for module in fs::read_dir(GUEST_MODULES).expect("the lab has drivers for its guests").flatten() {
