@@ -126,7 +126,8 @@ impl GuestRam {
     /// Not RAM throughout, in one range.
     pub fn host_address(&self, range: GuestRange) -> Result<u64, RamError> {
         let GuestRange { start: gpa, size } = range;
-        let region = self.memory.find_region(GuestAddress(gpa)).filter(|_| self.contains(gpa, size));
+        let has = |region: &&GuestRegionMmap| size <= region.len() - (gpa - region.start_addr().0);
+        let region = self.memory.find_region(GuestAddress(gpa)).filter(has);
         let region = region.ok_or(RamError::NotRam { what: "find", gpa, size })?;
         Ok(region.as_ptr() as u64 + (gpa - region.start_addr().0))
     }

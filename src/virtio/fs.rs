@@ -78,7 +78,7 @@ impl VirtioDevice for Fs {
             let Some(ram) = queues.queue(index).map(|queue| queue.ram().clone()) else { break };
             let readable = chain.take_readable(u64::MAX);
             let writable = chain.take_writable(u64::MAX);
-            self.share.begin((index, chain), Request::new(ram, readable, writable));
+            self.share.begin((index, chain), Request::new(ram, readable.into_vec(), writable.into_vec()));
         }
         self.answer_finished(queues)
     }

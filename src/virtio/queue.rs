@@ -7,6 +7,7 @@
 
 use crate::memory::map::GuestRange;
 use crate::memory::ram::GuestRam;
+use smallvec::SmallVec;
 use std::sync::Arc;
 use std::sync::atomic::{Ordering, fence};
 use virtio_queue::{Queue, QueueOwnedT, QueueT};
@@ -80,10 +81,13 @@ pub struct Chain {
     written: u32,
 }
 
+/// Buffers of a chain, which mostly has few: those lie in place.
+pub type Ranges = SmallVec<[GuestRange; 4]>;
+
 /// Guest buffers of which the front is taken away.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 struct Buffers {
-    ranges: Vec<GuestRange>,
+    ranges: Ranges,
     /// Index of the first range that is left, and bytes of it that were taken.
     at: (usize, u64),
     left: u64,
@@ -319,12 +323,12 @@ impl Chain {
     }
 
     /// Takes away up to `bytes` that can be read, for somebody who reads them in place.
-    pub fn take_readable(&mut self, bytes: u64) -> Vec<GuestRange> {
+    pub fn take_readable(&mut self, bytes: u64) -> Ranges {
         self.readable.take(bytes)
     }
 
     /// Takes away up to `bytes` that can be written, for somebody who writes them in place: they count as written.
-    pub fn take_writable(&mut self, bytes: u64) -> Vec<GuestRange> {
+    pub fn take_writable(&mut self, bytes: u64) -> Ranges {
         let taken = self.writable.take(bytes);
         self.written += taken.iter().map(|range| range.size as u32).sum::<u32>();
         taken
@@ -337,10 +341,10 @@ impl Buffers {
         self.ranges.push(range);
     }
 
-    fn take(&mut self, bytes: u64) -> Vec<GuestRange> {
+    fn take(&mut self, bytes: u64) -> Ranges {
         let mut wanted = bytes.min(self.left);
         self.left -= wanted;
-        let mut taken = Vec::new();
+        let mut taken = Ranges::new();
         while wanted > 0 {
             let range = self.ranges[self.at.0];
             let size = wanted.min(range.size - self.at.1);
