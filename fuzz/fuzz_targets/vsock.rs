@@ -20,7 +20,7 @@ use std::collections::HashMap;
 use std::io::{Read, Write};
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 const ENTRIES: u16 = 16;
@@ -94,7 +94,6 @@ struct Bench {
     queues: [DriverQueue; 2],
     path: PathBuf,
     _file: SocketFile,
-    listeners: Vec<(UnixListener, SocketFile)>,
     processes: Vec<UnixStream>,
     /// By ports (host's, guest's).
     granted: HashMap<(u32, u32), Granted>,
@@ -105,33 +104,32 @@ struct Bench {
     place: u64,
 }
 
+fn path() -> PathBuf {
+    format!("/dev/shm/hostel-fuzz-vsock-{}", std::process::id()).into()
+}
+
+/// Processes of the host that listen: the same for all inputs.
+fn listeners() -> &'static [(UnixListener, SocketFile)] {
+    static OPEN: OnceLock<Vec<(UnixListener, SocketFile)>> = OnceLock::new();
+    let listen = |port| {
+        let path = format!("{}_{port}", path().display());
+        SocketFile::listen(Path::new(&path)).expect("the directory takes a socket")
+    };
+    OPEN.get_or_init(|| (PORT..PORT + LISTENERS).map(listen).collect())
+}
+
 impl Bench {
     fn new() -> Bench {
-        let path = PathBuf::from(format!("/dev/shm/hostel-fuzz-vsock-{}", std::process::id()));
+        let path = path();
+        // Those of the last input that nobody took.
+        listeners().iter().for_each(|(listener, _)| while listener.accept().is_ok() {});
         let (listener, file) = SocketFile::listen(&path).expect("the directory takes a socket");
         let ram = Arc::new(GuestRam::new(&MemoryMap::new(MIB).expect("a size")).expect("RAM"));
         let device = Box::new(Vsock::new(Exchange::new(listener, &path).expect("an epoll")));
         let function = VirtioFunction::new(device, ram.clone(), Waker::new().expect("a waker")).expect("kicks");
-        let listen = |port| {
-            let path = format!("{}_{port}", path.display());
-            SocketFile::listen(Path::new(&path)).expect("the directory takes a socket")
-        };
-        let listeners = (PORT..PORT + LISTENERS).map(listen).collect();
         let queues = RINGS.map(|base| DriverQueue::new(ram.clone(), base, ENTRIES));
         let (processes, granted) = (Vec::new(), HashMap::new());
-        Bench {
-            function,
-            ram,
-            queues,
-            path,
-            _file: file,
-            listeners,
-            processes,
-            granted,
-            odd: false,
-            packets: 0,
-            place: 0,
-        }
+        Bench { function, ram, queues, path, _file: file, processes, granted, odd: false, packets: 0, place: 0 }
     }
 
     fn drive(&mut self) {
@@ -280,7 +278,7 @@ impl Bench {
         }
         self.kick_and_serve();
         self.received();
-        for (listener, _) in &self.listeners {
+        for (listener, _) in listeners() {
             while let Ok((stream, _)) = listener.accept() {
                 self.processes.push(stream);
             }
@@ -332,7 +330,7 @@ impl Bench {
         self.kick_and_serve();
         let answers = self.received();
         assert!(answers.iter().any(|(header, _)| header.op == Op::Response as u16), "{answers:?}");
-        let (mut process, _) = self.listeners[0].0.accept().expect("the guest has connected");
+        let (mut process, _) = listeners()[0].0.accept().expect("the guest has connected");
         self.ram.write(DATA, b"good").expect("it is RAM");
         self.send(&header(Op::Data, 4), 4);
         self.kick_and_serve();
