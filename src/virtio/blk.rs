@@ -229,6 +229,10 @@ impl VirtioDevice for Blk {
         true
     }
 
+    fn waits_long(&self) -> bool {
+        self.disk.waits_for_medium()
+    }
+
     fn look(&mut self, queues: &mut Queues) -> Result<bool, QueueFault> {
         let before = self.disk.under_way();
         self.answer_finished(queues)?;

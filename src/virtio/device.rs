@@ -66,6 +66,11 @@ pub trait VirtioDevice: Send {
         false
     }
 
+    /// Whether what it waits for takes its host's side longer than looking is worth.
+    fn waits_long(&self) -> bool {
+        false
+    }
+
     /// Takes what its host's side has finished, if that is seen without asking the host. True: there was something.
     ///
     /// # Errors

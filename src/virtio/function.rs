@@ -237,6 +237,11 @@ impl VirtioFunction {
         found
     }
 
+    /// Whether something may be found by looking soon.
+    pub fn is_worth_a_look(&self) -> bool {
+        self.is_live() && self.device.can_look() && !self.device.waits_long()
+    }
+
     /// For a device that was looked at, and will be waited for now: asks its driver for kicks again.
     pub fn end_looking(&mut self) {
         if self.is_live() && self.device.can_look() {

@@ -76,18 +76,23 @@ fn serve(functions: &[Shared<VirtioFunction>], changed: &Waker, may_look: bool) 
     }
 }
 
-/// Serves the devices that can be looked at until nothing has come for [`LOOK`]. True: there was still something to do after
-/// [`TURN`].
+/// Serves the devices that can be looked at until nothing has come for [`LOOK`], or none of them is worth it. True: there was still
+/// something to do after [`TURN`].
 fn look(functions: &[Shared<VirtioFunction>]) -> bool {
     let begin = Instant::now();
     let (mut last, mut looks) = (begin, 0u32);
     loop {
-        let found = functions.iter().fold(false, |found, function| lock(function).look() | found);
+        let (mut found, mut worth) = (false, false);
+        for function in functions {
+            let mut function = lock(function);
+            found |= function.look();
+            worth |= function.is_worth_a_look();
+        }
         let now = Instant::now();
         if found {
             last = now;
         }
-        if now - last > LOOK {
+        if !worth || now - last > LOOK {
             return false;
         }
         if now - begin > TURN {

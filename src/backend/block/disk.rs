@@ -87,6 +87,8 @@ pub struct Disk<T> {
     /// Tags that are free.
     free: Vec<usize>,
     finished: Vec<(T, io::Result<()>)>,
+    /// Requests that are not over and do not only read.
+    writing: usize,
     /// Operations that are over, while they are looked at; kept for its room.
     done: Vec<Done>,
 }
@@ -155,6 +157,7 @@ impl<T> Disk<T> {
             transfers: Vec::new(),
             free: Vec::new(),
             finished: Vec::new(),
+            writing: 0,
             done: Vec::new(),
         }
     }
@@ -172,6 +175,11 @@ impl<T> Disk<T> {
     /// Gives bytes while [`Disk::finish`] has something to do.
     pub fn ready(&self) -> BorrowedFd<'_> {
         self.engine.ready()
+    }
+
+    /// Whether the host writes past its page cache: that takes as long as the medium does, and threads of its own.
+    pub fn waits_for_medium(&self) -> bool {
+        self.image.is_direct() && self.writing > 0
     }
 
     /// Requests that are not over.
@@ -202,6 +210,7 @@ impl<T> Disk<T> {
             self.transfers.push(None);
             self.transfers.len() - 1
         });
+        self.writing += usize::from(!matches!(kind, Kind::Read(_)));
         self.transfers[tag] = Some(Transfer { token, kind, at: begin, begin, end, retries: 0 });
         self.go_on(tag);
     }
@@ -229,6 +238,7 @@ impl<T> Disk<T> {
         self.engine.drain();
         self.transfers.clear();
         self.free.clear();
+        self.writing = 0;
         self.finished.clear();
     }
 
@@ -321,6 +331,7 @@ impl<T> Disk<T> {
     fn end(&mut self, tag: usize, result: io::Result<()>) {
         let transfer = self.transfers[tag].take().expect("an operation belongs to a request");
         self.free.push(tag);
+        self.writing -= usize::from(!matches!(transfer.kind, Kind::Read(_)));
         if let Some(layer) = &mut self.layer
             && result.is_ok()
             && !matches!(transfer.kind, Kind::Read(_) | Kind::Flush)

@@ -156,6 +156,11 @@ impl Image {
         }
     }
 
+    /// Whether whole blocks go past the page cache.
+    pub fn is_direct(&self) -> bool {
+        self.direct.is_some()
+    }
+
     /// Where to a call at `offset` goes: past the page cache if it can.
     pub fn store_for(&self, call: &Call, offset: u64) -> Store {
         match (&self.direct, call) {
