@@ -59,6 +59,7 @@ const IMAGES: &[Image] = &[
     image("traps", "traps", "pvh_start", Shape::Elf(ELF_BASE)),
     image("trap-cost", "trap-cost", "pvh_start", Shape::Elf(ELF_BASE)),
     image("disk-bench", "disk-bench", "pvh_start", Shape::Elf(ELF_BASE)),
+    image("net-bench", "net-bench", "pvh_start", Shape::Elf(ELF_BASE)),
     image("shell", "shell", "pvh_start", Shape::Elf(ELF_BASE)),
     image("interrupts", "interrupts", "pvh_start", Shape::Elf(ELF_BASE)),
     image("virtio-blk", "virtio-blk", "pvh_start", Shape::Elf(ELF_BASE)),

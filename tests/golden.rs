@@ -52,6 +52,8 @@ const GOLDEN: &[Golden] = &[
     golden!("panic", ["panic"], 12),
     golden!("shell", ["shell", "--", "exit", "5"], 11),
     golden!("trap-cost", ["trap-cost"], 0),
+    golden!("disk-bench", ["disk-bench"], 3),
+    golden!("net-bench", ["net-bench"], 3),
     golden!("virtio-blk", ["virtio-blk", "--transport", "mmio", "--disk", "/proc/self/exe,ro"], 0),
     golden!("virtio-net", ["virtio-net", "--transport", "mmio", "--net", "switch:golden"], 0),
     golden!("traps-split", ["traps"], 0),

@@ -196,6 +196,7 @@ const RUNS: &[Run] = &[
         status: 3,
     },
     Run { guest: "disk-bench", arguments: &["disk-bench"], input: "", console: "no disk; .*\n", status: 3 },
+    Run { guest: "net-bench", arguments: &["net-bench"], input: "", console: "no network device; .*\n", status: 3 },
     Run {
         guest: "virtio-net",
         arguments: &["virtio-net", "--transport", "mmio", "--net", "switch:guests", "--", "10.0.0.7"],

@@ -157,6 +157,15 @@ pub static SAMPLES: &[Sample] = &[
         source: "guest/bin/disk-bench.rs",
     },
     Sample {
+        name: "net-bench",
+        shows: "how fast frames go between two machines, measured from inside (--transport mmio --net switch:NAME)",
+        ends: "powers off: 0; no device, or nothing comes: 3",
+        image: image!("net-bench"),
+        irqchip: Irqchip::Split,
+        cpus: 1,
+        source: "guest/bin/net-bench.rs",
+    },
+    Sample {
         name: "virtio-net",
         shows: "answers ARP and ping by hand, or pings (--transport mmio --net switch:NAME)",
         ends: "powers off at end of input, or after three answers: 0; no device, or none: 3",
