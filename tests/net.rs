@@ -103,6 +103,31 @@ fn two_machines_on_one_switch_ping_each_other_and_tshark_reads_it() {
     assert_eq!(String::from_utf8_lossy(&read.stdout), expected);
 }
 
+/// Longest frames among them: each machine leaves their segments to the other.
+#[test]
+fn two_machines_measure_what_goes_between_them() {
+    if !kvm::available() {
+        return;
+    }
+    let runtime = runtime("measure");
+    let machine = |number: u8, words: &[&str]| {
+        let mut command = Command::new(PROGRAM);
+        let net = format!("switch:lan,mac=02:00:00:00:00:0{number}");
+        command.args(["run", "net-bench", "--transport", "mmio", "--timeout", "120s", "--net", &net, "--"]).args(words);
+        command.env("XDG_RUNTIME_DIR", runtime.path());
+        command
+    };
+    for (words, frames) in
+        [(["bulk", "1"], "bulk: 16 frames of 65226 bytes in "), (["round", "5"], "round: 5 frames of 64 bytes in ")]
+    {
+        let answerer = Session::on_pipes(machine(1, &["answer"]));
+        let sender = finish(machine(2, &words), "");
+        assert!(sender.status == 0 && sender.stdout.starts_with(frames), "{sender:?}");
+        let (status, seen) = answerer.end();
+        assert!(status == 0 && seen.starts_with("answered: "), "{seen}");
+    }
+}
+
 /// Ports of a switch that is a process of its own, as each machine has one.
 #[test]
 fn a_switch_passes_frames_between_its_ports_and_goes_with_the_last() {

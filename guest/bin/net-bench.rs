@@ -176,7 +176,9 @@ fn going(index: u16) -> u64 {
 fn write_frame(work: &Work, at: u64) {
     let byte = |offset: u64, value: u8| write8(at + HEADER_BYTES + offset, value);
     (0..6).for_each(|index| byte(6 + index, (work.own >> (8 * index)) as u8));
-    for (offset, value) in [(12, 0x08), (14, 0x45), (22, 64), (23, 6), (26, 10), (29, 1), (30, 10), (33, 2), (46, 0x50), (47, 0x10)] {
+    for (offset, value) in
+        [(12, 0x08), (14, 0x45), (22, 64), (23, 6), (26, 10), (29, 1), (30, 10), (33, 2), (46, 0x50), (47, 0x10)]
+    {
         byte(offset, value);
     }
 }
