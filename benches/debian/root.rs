@@ -13,15 +13,8 @@ const RELEASE: &str = "bookworm";
 /// What comes besides the smallest system.
 const PACKAGES: &str = "systemd-sysv,udev,kmod,iproute2,ifupdown";
 /// What a boot does without, and would only be carried about.
-const UNUSED: [&str; 7] = [
-    "var/cache/apt",
-    "var/lib/apt/lists",
-    "usr/share/doc",
-    "usr/share/locale",
-    "usr/share/man",
-    "usr/share/zoneinfo",
-    "usr/share/i18n",
-];
+const UNUSED: [&str; 6] =
+    ["var/cache/apt", "var/lib/apt/lists", "usr/share/doc", "usr/share/locale", "usr/share/man", "usr/share/zoneinfo"];
 /// systemd brings it up before there is a login prompt.
 const INTERFACES: &str = "auto eth0\niface eth0 inet static\n    address 10.0.0.2/24\n";
 

@@ -31,6 +31,7 @@ struct Input<'a> {
     linux_defaults: bool,
     linux: bool,
     pci: bool,
+    virtio_console: bool,
     user: &'a str,
     arguments: Vec<String>,
     repeat: Knob<u8>,
@@ -54,9 +55,9 @@ impl Guest {
 }
 
 fuzz_target!(|input: Input| {
-    let Input { guest, linux_defaults, linux, pci, user, arguments, repeat } = input;
+    let Input { guest, linux_defaults, linux, pci, virtio_console, user, arguments, repeat } = input;
     let user = user.repeat(usize::from(repeat.or(1)));
-    let words = Words { linux_defaults, linux, pci, user: &user, arguments: &arguments };
+    let words = Words { linux_defaults, linux, pci, virtio_console, user: &user, arguments: &arguments };
     let text = words.join();
     check_order(&text, &words);
 
