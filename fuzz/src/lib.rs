@@ -1,8 +1,10 @@
-//! What the fuzz targets share: how images are made that are right but for a few fields, and what must hold after each.
+//! What the fuzz targets share: how images are made that are right but for a few fields, and what must hold
+//! after each; and a driver that keeps most rules.
 //!
 //! `docs/fuzzing.md` says how the targets are run and what they have seen.
 
 pub mod bzimage_file;
 pub mod elf_file;
+pub mod hostile;
 pub mod knob;
 pub mod machine;

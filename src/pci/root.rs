@@ -193,3 +193,106 @@ impl BusDevice for PciWindow {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::sync::{Arc, Mutex};
+
+    const WINDOW: u64 = 0xd000_0000;
+    const WINDOW_SIZE: u64 = 0x1000_0000;
+    const BAR: u64 = 0x8000;
+    const IDENTITY: Identity = Identity { id: (0x1af4, 0x1044), class: (0xff, 0, 0), revision: 1, subsystem: (0, 0) };
+
+    /// Answers with its number and the offset in its BAR.
+    struct Probe(u64, ConfigSpace);
+
+    impl PciFunction for Probe {
+        fn config(&self) -> &ConfigSpace {
+            &self.1
+        }
+        fn read_config(&mut self, offset: usize, size: u8) -> u32 {
+            self.1.read(offset, size)
+        }
+        fn write_config(&mut self, offset: usize, size: u8, value: u32) {
+            self.1.write(offset, size, value);
+        }
+        fn read_bar(&mut self, offset: u64, _size: u8) -> u64 {
+            assert!(offset < BAR, "{offset:#x} is not in the BAR");
+            self.0 << 32 | offset
+        }
+        fn write_bar(&mut self, offset: u64, _size: u8, _value: u64) {
+            assert!(offset < BAR, "{offset:#x} is not in the BAR");
+        }
+        fn register_name(&self, _offset: u64, _write: bool) -> &'static str {
+            "PROBE"
+        }
+    }
+
+    /// Functions 1 and 2, side by side in the window.
+    fn bus() -> (PciEcam, PciWindow, PciPorts) {
+        let probe = |number: u64| {
+            let mut config = ConfigSpace::new(IDENTITY);
+            config.place_bar(WINDOW + number * BAR, BAR);
+            Box::new(Probe(number, config)) as Box<dyn PciFunction>
+        };
+        let root = Arc::new(Mutex::new(PciRoot::new(vec![probe(1), probe(2)])));
+        (PciEcam(root.clone()), PciWindow { root: root.clone(), base: WINDOW }, PciPorts(root))
+    }
+
+    #[test]
+    fn functions_are_found_by_both_ways_of_configuration() {
+        let (mut ecam, mut window, mut ports) = bus();
+        let ids = [0, 1, 2, 3].map(|device: u64| ecam.read(device << 15, 4));
+        assert_eq!(ids, [0x0d57_8086, 0x1044_1af4, 0x1044_1af4, ALL_ONES]);
+        ports.write(0, 4, 0x8000_1000);
+        assert_eq!((ports.read(0, 4), ports.read(4, 4), ports.read(6, 2)), (0x8000_1000, 0x1044_1af4, 0x1044));
+        ports.write(0, 4, 0x1000);
+        assert_eq!(ports.read(4, 4), ALL_ONES, "not enabled");
+        assert_eq!((window.read(BAR + 5, 1), window.read(2 * BAR, 4)), (1 << 32 | 5, 2 << 32));
+        assert_eq!((window.read(0, 4), window.register_name(BAR, false)), (ALL_ONES, "PROBE"));
+    }
+
+    #[test]
+    fn sec25_a_bar_is_reached_where_it_was_moved_to_or_nowhere() {
+        let (mut ecam, mut window, _) = bus();
+        let bases = [0, 1, BAR, 0x10_0000, WINDOW, WINDOW + 2 * BAR, WINDOW + WINDOW_SIZE - BAR, WINDOW + WINDOW_SIZE];
+        let odd = [WINDOW + 0x7fff, WINDOW - 1, 0xfee0_0000, 0xffff_8000, 1 << 32, 1 << 63, u64::MAX, u64::MAX - BAR];
+        for base in bases.into_iter().chain(odd) {
+            ecam.write(1 << 15 | 0x10, 4, base & 0xffff_ffff);
+            ecam.write(1 << 15 | 0x14, 4, base >> 32);
+            let (low, high) = (ecam.read(1 << 15 | 0x10, 4) & !0xf, ecam.read(1 << 15 | 0x14, 4));
+            let taken = high << 32 | low;
+            assert_eq!(taken, base & !(BAR - 1), "whole BARs");
+            for offset in [0, 1, BAR - 1, BAR, 2 * BAR - 1, 2 * BAR, WINDOW_SIZE - BAR, WINDOW_SIZE - 1] {
+                let (address, value) = (WINDOW + offset, window.read(offset, 1));
+                window.write(offset, 8, u64::MAX);
+                let moved = address.checked_sub(taken).filter(|at| *at < BAR && taken.checked_add(BAR).is_some());
+                let other = offset.checked_sub(2 * BAR).filter(|at| *at < BAR);
+                let expected = moved.map(|at| 1 << 32 | at).or(other.map(|at| 2 << 32 | at)).unwrap_or(ALL_ONES);
+                assert_eq!(value, expected, "BAR at {base:#x}, access at {address:#x}");
+            }
+        }
+    }
+
+    #[test]
+    fn sec17_every_place_of_the_bus_and_every_width_is_answered() {
+        let (mut ecam, _, mut ports) = bus();
+        for offset in (0..0x1100).chain(0xff00..0x1_0100).chain(ECAM_SIZE - 0x10..ECAM_SIZE).chain([u64::MAX]) {
+            for size in 1..=8 {
+                ecam.write(offset, size, u64::MAX);
+                ecam.read(offset, size);
+            }
+        }
+        for address in [0, u32::MAX, 0x8000_00ff, 0x8000_08fc, 0x8000_09fc, 0x80ff_ff00] {
+            ports.write(0, 4, address.into());
+            for offset in 0..8 {
+                for size in 1..=8 {
+                    ports.write(offset, size, u64::MAX);
+                    ports.write(0, 4, address.into());
+                    ports.read(offset, size);
+                }
+            }
+        }
+    }
+}
