@@ -104,6 +104,9 @@ impl Step {
                 let queue = index(*queue);
                 rig.queues[queue].set_available(by.0.unwrap_or(1));
                 rig.kick(queue as u16);
+                rig.turn(Duration::ZERO);
+                // A driver that sets its index back has lost its own requests: whether they are answered says nothing.
+                rig.drive(u64::MAX);
             }
             Step::Kick(index) => rig.kick(*index),
             Step::Turn => _ = rig.turn(Duration::ZERO),
