@@ -7,6 +7,7 @@ mod common;
 use common::hostel::{Finished, PROGRAM, finish};
 use common::kvm;
 use common::lab_image::find_program;
+use common::linux_guest::initramfs;
 use common::scratch::Scratch;
 use common::session::Session;
 use hostel::backend::net_passt::{self, PasstError};
@@ -101,6 +102,23 @@ fn two_machines_on_one_switch_ping_each_other_and_tshark_reads_it() {
     let echo = "\t8\t1\t02:00:00:00:00:02\n\t0\t1\t02:00:00:00:00:01\n";
     let expected = format!("1\t\t\t02:00:00:00:00:02\n2\t\t\t02:00:00:00:00:01\n{}", echo.repeat(3));
     assert_eq!(String::from_utf8_lossy(&read.stdout), expected);
+}
+
+/// In the lab: an unmodified distribution kernel and a sample guest on one switch.
+#[test]
+fn a_linux_and_a_sample_guest_exchange_data_on_one_switch() {
+    let Some(kernel) = kvm::lab_kernel() else { return };
+    let runtime = runtime("linux");
+    let answerer = answerer(&runtime, &[]);
+    let script = "ip link set eth0 up\nip addr add 10.0.0.2/24 dev eth0\nping -c 3 10.0.0.1 && echo pinged=yes\n";
+    let initrd = runtime.file("initrd", &initramfs(script));
+    let mut linux = Command::new(PROGRAM);
+    linux.args(["run", &kernel, "--initrd", &initrd, "--cmdline=quiet", "--timeout", "60s", "--net", "switch:lan"]);
+    linux.env("XDG_RUNTIME_DIR", runtime.path());
+    let linux = finish(linux, "");
+    assert!(linux.status == 0 && linux.stdout.contains("pinged=yes"), "{linux:?}");
+    let (status, seen) = answerer.end();
+    assert!(status == 0 && seen.contains("ARP: who is this?") && seen.matches("ping ").count() >= 3, "{seen}");
 }
 
 /// Longest frames among them: each machine leaves their segments to the other.
