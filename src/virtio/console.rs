@@ -3,8 +3,8 @@
 //! With MULTIPORT the driver is told of the ports by control messages; without, it has the first one only. What the guest writes waits
 //! in its queue while the host has no room, and what the host has waits there until the guest opens the port. Control messages for the
 //! driver are not queued but noted, a bit a port and kind, so that a driver without buffers costs nothing. Leaves out ports that come
-//! and go, and the emergency write. A resize message has rows before columns, as drivers read it (Linux virtio_console.c); §5.3.6.2
-//! draws them the other way round.
+//! and go, and the emergency write. A resize message has columns before rows, as §5.3.6.2 says and Linux since 2025 reads it; older
+//! drivers take one for the other.
 //! Source: virtio 1.2 §5.3.
 
 use super::device::{DeviceKind, Queues, VirtioDevice};
@@ -170,7 +170,7 @@ impl Port {
         let TerminalSize { columns, rows } = self.size.unwrap_or_default();
         match event {
             PORT_NAME => message.extend(self.host.name().unwrap_or_default().bytes()),
-            RESIZE => message.extend([rows.to_le_bytes(), columns.to_le_bytes()].concat()),
+            RESIZE => message.extend([columns.to_le_bytes(), rows.to_le_bytes()].concat()),
             _ => {}
         }
         message
@@ -395,13 +395,13 @@ mod tests {
         assert_eq!(guest.used(CONTROL_RECEIVE).unwrap(), b"\x01\0\0\0\x07\0\x01\0status");
         assert_eq!(told(&mut guest).unwrap(), [1, 0, 0, 0, 6, 0, 1, 0]);
         guest.control(0, PORT_READY, 1);
-        for want in [&[0, 0, 0, 0, 4, 0, 1, 0][..], &[0, 0, 0, 0, 6, 0, 1, 0], &[0, 0, 0, 0, 5, 0, 1, 0, 30, 0, 100, 0]]
+        for want in [&[0, 0, 0, 0, 4, 0, 1, 0][..], &[0, 0, 0, 0, 6, 0, 1, 0], &[0, 0, 0, 0, 5, 0, 1, 0, 100, 0, 30, 0]]
         {
             assert_eq!(told(&mut guest).unwrap(), want);
         }
         lock(&guest.hosts[0]).size = Some(TerminalSize { columns: 80, rows: 24 });
         guest.function.serve(None);
-        assert_eq!(told(&mut guest).unwrap(), [0, 0, 0, 0, 5, 0, 1, 0, 24, 0, 80, 0]);
+        assert_eq!(told(&mut guest).unwrap(), [0, 0, 0, 0, 5, 0, 1, 0, 80, 0, 24, 0]);
         assert_eq!((guest.function.read_config(0, 4), guest.function.config_generation()), (24 << 16 | 80, 1));
     }
 
