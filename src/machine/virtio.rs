@@ -23,7 +23,7 @@ use crate::kvm::vm::Vm;
 use crate::pci::root::{DEVICES, ECAM_SIZE, PciEcam, PciFunction, PciPorts, PciRoot, PciWindow};
 use crate::virtio::balloon::Balloon;
 use crate::virtio::blk::Blk;
-use crate::virtio::device::VirtioDevice;
+use crate::virtio::device::{DeviceKind, VirtioDevice};
 use crate::virtio::fs::Fs;
 use crate::virtio::function::VirtioFunction;
 use crate::virtio::net::Net;
@@ -189,8 +189,18 @@ pub fn wire(
         return Ok(());
     }
     let changed = Waker::new()?;
-    let function = |device| Ok(shared(VirtioFunction::new(device, vm.ram().clone(), changed.clone())?));
-    let functions: Vec<Shared<VirtioFunction>> = devices.into_iter().map(function).collect::<io::Result<_>>()?;
+    let (mut functions, mut together) = (Vec::new(), Vec::new());
+    for device in devices {
+        // A share may wait for the host's files, which no other device is to feel.
+        let alone = device.kind() == DeviceKind::FileSystem;
+        let waker = if alone { Waker::new()? } else { changed.clone() };
+        let function = shared(VirtioFunction::new(device, vm.ram().clone(), waker.clone())?);
+        functions.push(function.clone());
+        match alone {
+            true => drop(worker::start("share", vec![function], waker)?),
+            false => together.push(function),
+        }
+    }
     let free = "the place is kept free";
     match config.transport {
         TransportChoice::Pci => {
@@ -215,7 +225,10 @@ pub fn wire(
             }
         }
     }
-    worker::start(functions, changed).map(drop)
+    if !together.is_empty() {
+        worker::start("devices", together, changed)?;
+    }
+    Ok(())
 }
 
 fn shared<D>(device: D) -> Shared<D> {

@@ -1,7 +1,9 @@
 //! File system device: a directory of the host, by the FUSE protocol.
 //!
 //! A queue for requests and one for what has priority, both served alike: a chain is a request of the guest's kernel, handed to the
-//! share as it is and given back with the reply in it. Not modelled: notifications, several request queues, DAX.
+//! share as it is and given back with the reply in it. Of several requests that are there at a time, all but one are left to the
+//! share's threads, and so is what may take long; one alone is served at once, since waking a thread takes longer than most.
+//! Not modelled: notifications, several request queues, DAX.
 //! Source: virtio 1.2 §5.11.
 
 use super::device::{DeviceKind, Queues, VirtioDevice};
@@ -41,6 +43,7 @@ impl Fs {
         Ok(Fs { share: Share::open(path, read_only, shares)?, config })
     }
 
+    /// Answers what the share's threads have done.
     fn answer_finished(&mut self, queues: &mut Queues) -> Result<(), QueueFault> {
         for ((index, mut chain), bytes) in self.share.finish() {
             chain.set_written(bytes);
@@ -74,13 +77,18 @@ impl VirtioDevice for Fs {
     }
 
     fn serve(&mut self, index: usize, queues: &mut Queues) -> Result<(), QueueFault> {
-        while let Some(mut chain) = queues.pop(index)? {
-            let Some(ram) = queues.queue(index).map(|queue| queue.ram().clone()) else { break };
-            let readable = chain.take_readable(u64::MAX);
-            let writable = chain.take_writable(u64::MAX);
-            self.share.begin((index, chain), Request::new(ram, readable.into_vec(), writable.into_vec()));
+        let mut next = take(index, queues)?;
+        while let Some((mut chain, request)) = next {
+            next = take(index, queues)?;
+            if next.is_some() || request.may_take_long() {
+                self.share.begin((index, chain), request);
+                continue;
+            }
+            chain.set_written(self.share.serve(&request));
+            queues.push(index, &chain)?;
+            next = take(index, queues)?;
         }
-        self.answer_finished(queues)
+        self.look(queues).map(drop)
     }
 
     fn waits_for(&self) -> Option<BorrowedFd<'_>> {
@@ -90,6 +98,26 @@ impl VirtioDevice for Fs {
     fn host_ready(&mut self, queues: &mut Queues) -> Result<(), QueueFault> {
         self.answer_finished(queues)
     }
+
+    fn can_look(&self) -> bool {
+        true
+    }
+
+    fn look(&mut self, queues: &mut Queues) -> Result<bool, QueueFault> {
+        let finished = self.share.has_finished();
+        if finished {
+            self.answer_finished(queues)?;
+        }
+        Ok(finished)
+    }
+}
+
+/// The next request of a queue.
+fn take(index: usize, queues: &mut Queues) -> Result<Option<(Chain, Request)>, QueueFault> {
+    let Some(mut chain) = queues.pop(index)? else { return Ok(None) };
+    let Some(ram) = queues.queue(index).map(|queue| queue.ram().clone()) else { return Ok(None) };
+    let (readable, writable) = (chain.take_readable(u64::MAX), chain.take_writable(u64::MAX));
+    Ok(Some((chain, Request::new(ram, readable.into_vec(), writable.into_vec()))))
 }
 
 #[cfg(test)]

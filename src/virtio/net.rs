@@ -374,7 +374,7 @@ mod tests {
         function.serve(Some(RECEIVE));
         function.serve(Some(TRANSMIT));
         let function = Arc::new(Mutex::new(function));
-        worker::start(vec![function.clone()], changed.clone()).unwrap();
+        worker::start("net", vec![function.clone()], changed.clone()).unwrap();
         let calls = || cable.lock().unwrap().calls;
         // The thread works off the kicks of the start. Then it sleeps.
         let (mut before, mut quiet_ms) = (calls(), 0);

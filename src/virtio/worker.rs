@@ -1,4 +1,5 @@
-//! The thread that runs the devices of a machine: waits for kicks and for the host's side of each, and lets it work.
+//! The thread that runs devices of a machine: waits for kicks and for the host's side of each, and lets it work. One runs most of
+//! them; a device that may wait for the host has one of its own.
 //!
 //! Before it sleeps it looks a moment at the devices that allow it, if what came last came soon: a driver that has one request
 //! at a time then neither kicks nor waits until this thread has woken up.
@@ -28,14 +29,14 @@ enum Token {
     Device(usize, Option<usize>),
 }
 
-/// Starts the thread. `changed` wakes it when what a device waits for has changed. It runs as long as the process.
+/// Starts the thread, of this name. `changed` wakes it when what a device waits for has changed. It runs as long as the process.
 ///
 /// # Errors
 /// The host gives no thread.
-pub fn start(functions: Vec<Shared<VirtioFunction>>, changed: Waker) -> io::Result<JoinHandle<()>> {
+pub fn start(name: &str, functions: Vec<Shared<VirtioFunction>>, changed: Waker) -> io::Result<JoinHandle<()>> {
     // With one processor, looking only keeps the guest from it.
     let may_look = thread::available_parallelism().is_ok_and(|processors| processors.get() > 1);
-    Builder::new().name("devices".into()).spawn(move || {
+    Builder::new().name(name.into()).spawn(move || {
         loop {
             serve(&functions, &changed, may_look);
         }

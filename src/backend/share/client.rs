@@ -47,7 +47,6 @@ impl Client {
     /// # Errors
     /// It cannot be shared.
     pub fn new(path: &Path, read_only: bool, limits: Limits) -> Result<Client, ShareError> {
-        Server::enter_thread();
         let server = Server::new(path, read_only, limits)?;
         let map = MemoryMap::new(8 * MIB).expect("a size that RAM can have");
         let ram = GuestRam::new(&map).map_err(|error| ShareError::Threads(std::io::Error::other(error)))?;

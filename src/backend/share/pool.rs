@@ -64,10 +64,20 @@ impl<T: Send + 'static> Share<T> {
         &self.common.ready
     }
 
+    /// Serves a request at once, on this thread. Returns the bytes of the reply.
+    pub fn serve(&self, request: &Request) -> u32 {
+        self.common.server.serve(request)
+    }
+
     /// Begins a request, which [`Share::finish`] gives back.
     pub fn begin(&mut self, token: T, request: Request) {
         lock(&self.common.state).waiting.push_back((token, request));
         self.common.work.notify_one();
+    }
+
+    /// Whether any of them is over.
+    pub fn has_finished(&self) -> bool {
+        !lock(&self.common.state).done.is_empty()
     }
 
     /// Requests that are over, with the bytes of their replies.
@@ -102,7 +112,6 @@ impl<T: Send + 'static> Drop for Share<T> {
 
 /// A thread: works until the end.
 fn work_off<T>(common: &Common<T>) {
-    Server::enter_thread();
     let mut state = lock(&common.state);
     loop {
         if state.ended {

@@ -3,7 +3,7 @@
 //! Header and arguments are copied once, before anything is made of them. What a READ or WRITE moves is not copied: it is named to
 //! the host's kernel as buffers. Source: `fuse.h`.
 
-use super::protocol::{IN_HEADER, InHeader, OUT_HEADER};
+use super::protocol::{IN_HEADER, InHeader, OUT_HEADER, opcode};
 use crate::backend::block::buffers::HostBuffers;
 use crate::memory::map::GuestRange;
 use crate::memory::ram::GuestRam;
@@ -30,6 +30,14 @@ impl Request {
     pub fn header(&self) -> Option<InHeader> {
         let mut bytes = [0; IN_HEADER];
         (self.read(0, &mut bytes) == IN_HEADER).then(|| InHeader::parse(&bytes))
+    }
+
+    /// Whether it is one that mostly waits for the host's disks.
+    pub fn may_take_long(&self) -> bool {
+        use opcode::*;
+        self.header().is_some_and(|header| {
+            matches!(header.opcode, SETATTR | FSYNC | FSYNCDIR | SYNCFS | FALLOCATE | COPY_FILE_RANGE)
+        })
     }
 
     /// Bytes of it, with its header.

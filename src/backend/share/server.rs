@@ -35,6 +35,19 @@ const OFFERED: u32 = init::ASYNC_READ
 /// Bytes of `struct fuse_init_out`.
 const INIT_OUT: usize = 64;
 
+thread_local! {
+    /// Set on a thread when it serves for the first time: from then on what it makes has the permissions that the guest asks for, and
+    /// no umask of this process takes any away. False where the host refuses that.
+    static MODES_ARE_EXACT: bool = {
+        #[expect(deprecated, reason = "what makes unshare(2) unsafe is CLONE_FILES, which is not asked for")]
+        let alone = rustix::thread::unshare(UnshareFlags::FS).is_ok();
+        if alone {
+            rustix::process::umask(Mode::empty());
+        }
+        alone
+    };
+}
+
 /// What a request is answered with.
 #[derive(Debug)]
 pub enum Reply {
@@ -76,17 +89,9 @@ impl Server {
         Ok(Server { host, table, read_only, initialized: AtomicBool::new(false) })
     }
 
-    /// To be called on each thread that serves: what it makes has the permissions that the guest asks for, less none of the
-    /// host's. Where the host refuses that, its umask takes some away.
-    pub fn enter_thread() {
-        #[expect(deprecated, reason = "what makes unshare(2) unsafe is CLONE_FILES, which is not asked for")]
-        if rustix::thread::unshare(UnshareFlags::FS).is_ok() {
-            rustix::process::umask(Mode::empty());
-        }
-    }
-
     /// Serves a request. Returns the bytes that were written into its buffers.
     pub fn serve(&self, request: &Request) -> u32 {
+        MODES_ARE_EXACT.with(|_| ());
         let Some(header) = request.header() else { return 0 };
         let answer = match u64::from(header.len) == request.size() {
             true => self.answer(&header, request),
