@@ -4,7 +4,7 @@ use crate::backend::balloon;
 use crate::backend::net_switch::is_name;
 use crate::bench::report::Part;
 use crate::config::{IrqchipChoice, ReportChoice, RunConfig, ScriptStep, TraceConfig};
-use crate::machine::{console, trace_shown, virtio};
+use crate::machine::{console, root, trace_shown, virtio};
 use clap::error::ErrorKind;
 use clap::{ArgMatches, Args, Command, CommandFactory, FromArgMatches, Parser, Subcommand};
 use clap_complete::Shell;
@@ -75,6 +75,8 @@ Examples:
   hostel run                                    the sample kernel's prompt; Ctrl-A h names Hostel's keys
   hostel run smp --cpus 4                       a sample guest on four vCPUs
   hostel run /boot/vmlinuz -- cpus poweroff     Linux, with the initramfs inside Hostel
+  hostel run /boot/vmlinuz --root / -- make test
+                                                a command on another kernel, with this system's files
   hostel run kernel.elf --expect 'tests passed' --reject linux --timeout 30s";
 
 const TRACE_EXAMPLES: &str = "\
@@ -91,6 +93,8 @@ guest before it; microseconds until it was answered; the instruction.";
 const EXIT_STATUS: &str = "\
 Exit status of run:
     0  the guest powered off, rebooted or halted for good; or every --expect was met
+       With --root, the command's own; 128 + N when signal N ended it, 127 when it
+       is not there, and 125 when Hostel or the machine failed.
   odd  the guest's own value v (isa-debug-exit), as (v << 1) | 1
     2  usage                         18  an --expect, --golden or --budget was not met
    10  bad image, or host error      20  a --reject matched
@@ -117,6 +121,7 @@ impl Cli {
         let matches = RunConfig::augment_args(command).try_get_matches_from(arguments).ok()?;
         let mut config = Box::new(RunConfig::from_arg_matches(&matches).ok()?);
         config.console.script = script(&matches);
+        config.settle();
         check("run", &config).ok()?;
         Some(Cli { verb: Verb::Run(config) })
     }
@@ -130,6 +135,7 @@ impl Cli {
         };
         if let Some((verb, options)) = matches.subcommand() {
             config.console.script = script(options);
+            config.settle();
             check(verb, config)?;
         }
         if let Verb::Trace(trace) = &cli.verb {
@@ -187,6 +193,9 @@ fn check(verb: &str, config: &RunConfig) -> Result<(), clap::Error> {
     }
     if config.machine.irqchip == Some(IrqchipChoice::None) && config.machine.cpus > Some(1) {
         return wrong("--irqchip none leaves one vCPU: nothing could start the others");
+    }
+    if config.root.is_some() {
+        root::check_command(&config.args).map_err(|error| mistake(verb, ErrorKind::TooManyValues, error))?;
     }
     let (devices, most) = (virtio::names(&config.devices).len(), virtio::most(config.devices.transport));
     if devices > most {

@@ -16,8 +16,11 @@ use crate::virtio::blk::ID_SIZE;
 use crate::virtio::fs::TAG_SIZE;
 use clap::{Args, ValueEnum};
 use std::ffi::OsString;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
+
+/// What a guest's init mounts its root by.
+const ROOT_TAG: &str = "hostel.root";
 
 /// RAM of a machine unless told otherwise.
 const DEFAULT_RAM: &str = "512M";
@@ -28,9 +31,15 @@ pub struct RunConfig {
     /// A sample guest (`hostel guests` lists them) or an image file, whose format is detected; none: the sample `shell`
     pub image: Option<PathBuf>,
 
-    /// Arguments for the guest, at the end of its command line; the embedded initramfs takes them as commands
+    /// Arguments for the guest, at the end of its command line; the embedded initramfs takes them as commands. With --root, the
+    /// command and its arguments [default: a login shell]
     #[arg(last = true)]
     pub args: Vec<String>,
+
+    /// Run a command with this directory as the root of a Linux guest, and end with its status: DIR, with ,overlay (what the guest
+    /// writes is gone at the end: the default) or ,rw (it is written into DIR)
+    #[arg(long, value_name = "DIR", value_parser = parse_root, conflicts_with_all = ["initrd", "no_initrd", "no_default_cmdline"], help_heading = "Boot")]
+    pub root: Option<RootChoice>,
 
     /// What the machine is made of
     #[command(flatten)]
@@ -59,6 +68,26 @@ pub struct RunConfig {
     /// Print the plan (memory map, segments, tables, devices, entry state, command line) and start nothing
     #[arg(long, help_heading = "Ends")]
     pub dry_run: bool,
+}
+
+/// `--root`.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct RootChoice {
+    /// The directory, without symbolic links.
+    pub path: PathBuf,
+    /// Whether the guest writes into it.
+    pub writes: bool,
+}
+
+impl RunConfig {
+    /// Adds what options bring along: a root is a share, and its command runs on a virtio console.
+    pub fn settle(&mut self) {
+        if let Some(root) = &self.root {
+            let share = ShareChoice { path: root.path.clone(), tag: Some(ROOT_TAG.into()), read_only: !root.writes };
+            self.devices.share.push(share);
+            self.devices.virtio_console = true;
+        }
+    }
 }
 
 /// Options of `hostel trace`: those of `run`, and what is traced and shown.
@@ -552,6 +581,17 @@ fn parse_share(text: &str) -> Result<ShareChoice, String> {
     Ok(share)
 }
 
+fn parse_root(text: &str) -> Result<RootChoice, String> {
+    let (path, mode) = text.split_once(',').unwrap_or((text, "overlay"));
+    let writes = match mode {
+        "rw" => true,
+        "overlay" => false,
+        _ => return Err(format!("unknown option {mode:?}: use rw or overlay; no path has a comma")),
+    };
+    let path = Path::new(path).canonicalize().map_err(|error| error.to_string())?;
+    if path.is_dir() { Ok(RootChoice { path, writes }) } else { Err("it is no directory".into()) }
+}
+
 fn parse_net(text: &str) -> Result<NetChoice, String> {
     const USAGE: &str = "use user[,forward=HOST:GUEST], switch:NAME or tap:INTERFACE, with ,mac=XX:XX:XX:XX:XX:XX";
     let mut words = text.split(',');
@@ -677,6 +717,19 @@ mod tests {
         assert_eq!(parse_share(&format!(".:{long}")), Ok(share(".", Some(&long), false)));
         for bad in ["", ",ro", ":data", ".:", ".:a b", ".:a,rw", ".,", &format!(".:{long}t")] {
             assert!(parse_share(bad).is_err(), "{bad}");
+        }
+    }
+
+    #[test]
+    fn a_root_is_a_directory_that_is_there() {
+        let root = |writes| Ok(RootChoice { path: "/".into(), writes });
+        assert_eq!(
+            (parse_root("/"), parse_root("/proc/..,overlay"), parse_root("/,rw")),
+            (root(false), root(false), root(true))
+        );
+        for (bad, why) in [("/none", "No such file"), ("/proc/version", "no directory"), ("/,ro", "use rw or overlay")]
+        {
+            assert!(parse_root(bad).unwrap_err().contains(why), "{bad}");
         }
     }
 

@@ -81,25 +81,37 @@ fn help(_: &[&str]) -> Result<(), Errno> {
     Ok(())
 }
 
-/// The entries of a directory: each has its length at byte 16 and its name, ended by zero, from byte 19 (getdents(2)).
 fn list(arguments: &[&str]) -> Result<(), Errno> {
+    directory(arguments.first().unwrap_or(&"/"), |name| {
+        print!("{}\n", str::from_utf8(name).unwrap_or("?"));
+        None::<()>
+    })?;
+    Ok(())
+}
+
+/// What `look` finds first among the names in a directory, those that begin with a dot left out. An entry has its length at byte 16
+/// and its name, ended by zero, from byte 19 (getdents(2)).
+pub fn directory<T>(path: &str, mut look: impl FnMut(&[u8]) -> Option<T>) -> Result<Option<T>, Errno> {
     const LENGTH: usize = 16;
     const NAME: usize = 19;
-    let directory = syscalls::open(arguments.first().unwrap_or(&"/"), Access::Directory)?;
+    let directory = syscalls::open(path, Access::Directory)?;
     let mut buffer = [0; 4096];
     loop {
-        let bytes = syscalls::directory_entries(directory, &mut buffer)?;
+        let bytes = syscalls::directory_entries(directory, &mut buffer).unwrap_or(0);
         if bytes == 0 {
             syscalls::close(directory);
-            return Ok(());
+            return Ok(None);
         }
         let mut entries = &buffer[..bytes];
         while entries.len() > NAME {
             let length = usize::from(u16::from_le_bytes([entries[LENGTH], entries[LENGTH + 1]]));
             let (entry, rest) = entries.split_at(length);
             let name = entry[NAME..].split(|&byte| byte == 0).next().unwrap_or_default();
-            if !name.starts_with(b".") {
-                print!("{}\n", str::from_utf8(name).unwrap_or("?"));
+            if !name.starts_with(b".")
+                && let Some(found) = look(name)
+            {
+                syscalls::close(directory);
+                return Ok(Some(found));
             }
             entries = rest;
         }

@@ -1,6 +1,7 @@
 //! The program in Hostel's embedded initramfs: `hostel run /boot/vmlinuz` shows something with it at once.
 //!
-//! It loads the modules that Hostel put beside it, mounts proc, sys and dev, says what it is and reads commands from the console; end of input powers off. Words after
+//! It loads the modules that Hostel put beside it and mounts proc, sys and dev. With `--root` it makes a directory of the host the root, and
+//! runs a command there (`root.rs`). Else it says what it is and reads commands from the console; end of input powers off. Words after
 //! `--` on the kernel's command line are commands too and run first, as the kernel hands them to init:
 //! `hostel run vmlinuz --cmdline='-- cpus poweroff'`. Static, without a C library; left out: a shell's syntax, signals,
 //! job control. Sources: Linux init.rst and kernel-parameters.rst for what the kernel gives to init, proc(5), sysrq.rst.
@@ -15,8 +16,11 @@ mod calls;
 mod commands;
 mod console;
 mod execute;
+mod filesystems;
 mod frames;
 mod modules;
+mod processes;
+mod root;
 mod syscalls;
 
 use core::arch::naked_asm;
@@ -66,6 +70,7 @@ extern "C" fn main(count: usize, arguments: *const *const i8) -> ! {
             print!("cannot mount {target}: {error}\n");
         }
     }
+    root::start();
     console::take();
     agent::start();
     commands::greet();

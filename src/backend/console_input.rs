@@ -27,6 +27,8 @@ const END_OF_TRANSMISSION: u8 = 0x04;
 pub enum EndOfInput {
     /// One Ctrl-D.
     CtrlD,
+    /// One Ctrl-D for a reader of lines (termios(3), canonical mode), and where the last line has no end, one before that which ends it.
+    EndOfLineAndFile,
     /// Nothing: a script types (`--send`), and standard input is `/dev/null` or the like.
     Silent,
 }
@@ -36,6 +38,8 @@ pub struct ConsoleInput {
     source: Option<OwnedFd>,
     kind: Kind,
     end: EndOfInput,
+    /// The last byte that was read for the guest.
+    last: u8,
     waiting: VecDeque<u8>,
     keys: EscapeKeys,
     /// The line at the command prompt while that is open.
@@ -84,8 +88,15 @@ impl ConsoleInput {
     fn over(source: Option<OwnedFd>, end: EndOfInput) -> ConsoleInput {
         let kind = source.as_ref().map_or(Kind::File, kind_of);
         let no_source = source.is_none();
-        let mut input =
-            ConsoleInput { source, kind, end, waiting: VecDeque::new(), keys: EscapeKeys::default(), prompt: None };
+        let mut input = ConsoleInput {
+            source,
+            kind,
+            end,
+            last: b'\n',
+            waiting: VecDeque::new(),
+            keys: EscapeKeys::default(),
+            prompt: None,
+        };
         if no_source {
             input.ended();
         }
@@ -116,7 +127,10 @@ impl ConsoleInput {
         match rustix::io::read(fd, &mut buffer[..room]) {
             Ok(0) => self.ended(),
             Ok(count) if self.kind == Kind::Terminal => return self.typed(&buffer[..count]),
-            Ok(count) => self.waiting.extend(&buffer[..count]),
+            Ok(count) => {
+                self.last = buffer[count - 1];
+                self.waiting.extend(&buffer[..count]);
+            }
             Err(Errno::INTR | Errno::AGAIN) => {}
             // A terminal that hung up (EIO), a directory (EISDIR): there is no more.
             Err(_) => self.ended(),
@@ -159,9 +173,12 @@ impl ConsoleInput {
 
     fn ended(&mut self) {
         self.source = None;
-        if self.end == EndOfInput::CtrlD {
-            self.waiting.push_back(END_OF_TRANSMISSION);
-        }
+        let ends = match self.end {
+            EndOfInput::Silent => 0,
+            EndOfInput::EndOfLineAndFile if self.last != b'\n' => 2,
+            EndOfInput::CtrlD | EndOfInput::EndOfLineAndFile => 1,
+        };
+        self.waiting.extend(&[END_OF_TRANSMISSION; 2][..ends]);
     }
 
     /// Sorts bytes from the terminal: for the guest, for the command prompt, for Hostel.
@@ -269,6 +286,21 @@ mod tests {
             input.offer(&mut port);
         }
         assert_eq!(port.got, b"echo \x01x\n\x04", "the escape key is one only on a terminal");
+    }
+
+    #[test]
+    fn a_reader_of_lines_gets_the_last_line_and_the_end() {
+        for (text, want) in [("", "\x04"), ("a\n", "a\n\x04"), ("a\nb", "a\nb\x04\x04")] {
+            let (mut input, mut writer) = piped(EndOfInput::EndOfLineAndFile);
+            let mut port = Port { room: 100, got: Vec::new() };
+            writer.write_all(text.as_bytes()).unwrap();
+            drop(writer);
+            while !input.has_ended() {
+                input.read();
+            }
+            input.offer(&mut port);
+            assert_eq!(port.got, want.as_bytes());
+        }
     }
 
     #[test]

@@ -17,6 +17,9 @@ const LINUX_DEFAULTS: &[&str] = &[
 /// Where there is a virtio console, it is the console; the serial port has the kernel's messages from the start on.
 const VIRTIO_CONSOLE: &str = "console=hvc0";
 
+/// Beside a command, what is no warning would only take time.
+const QUIET: &str = "quiet";
+
 /// Where there is no PCI bridge, its configuration ports would be probed.
 const NO_PCI: &str = "pci=off";
 
@@ -27,6 +30,8 @@ pub struct Words<'a> {
     pub pci: bool,
     /// The machine has a virtio console, which is to be the guest's.
     pub virtio_console: bool,
+    /// A command is run (`--root`), whose words are not for the kernel, and its output alone goes to the console.
+    pub command: bool,
     /// The guest is Linux, and gets its default words.
     pub linux_defaults: bool,
     /// What the user appends.
@@ -44,13 +49,15 @@ impl Words<'_> {
         if self.linux_defaults {
             words.extend(LINUX_DEFAULTS);
             words.extend((!self.pci).then_some(NO_PCI));
-            words.extend(self.virtio_console.then_some(VIRTIO_CONSOLE));
+            words.extend((self.virtio_console && !self.command).then_some(VIRTIO_CONSOLE));
+            words.extend(self.command.then_some(QUIET));
         }
         words.push(self.user.trim());
-        if self.linux && !self.arguments.is_empty() {
+        let arguments = if self.command { &[] } else { self.arguments };
+        if self.linux && !arguments.is_empty() {
             words.push("--");
         }
-        words.extend(self.arguments.iter().map(String::as_str));
+        words.extend(arguments.iter().map(String::as_str));
         words.retain(|word| !word.is_empty());
         words.join(" ")
     }
@@ -74,5 +81,7 @@ mod tests {
         assert_eq!(words.join(), "quiet nproc poweroff");
         assert_eq!(Words { linux: true, ..words }.join(), "quiet -- nproc poweroff");
         assert_eq!(Words::default().join(), "");
+        let command = Words { linux: true, command: true, linux_defaults: true, ..words }.join();
+        assert!(!command.contains("nproc") && command.ends_with(" quiet"), "{command}");
     }
 }

@@ -3,11 +3,33 @@
 //! The build script packs it: the init of `guest/init` and a console node. Linux unpacks it into its root file system and
 //! starts `/init`. Source: Linux buffer-format.rst "initramfs buffer format".
 
+use super::cpio::Archive;
+use super::modules::Module;
+
 /// An uncompressed `newc` cpio archive.
 pub static INITRAMFS: &[u8] = &ARCHIVE;
 /// A static of its own, so that `link/start.ld` can put it behind what each start reads.
 static ARCHIVE: [u8; include_bytes!(concat!(env!("OUT_DIR"), "/initramfs")).len()] =
     *include_bytes!(concat!(env!("OUT_DIR"), "/initramfs"));
+
+/// The list of modules that init loads, in order.
+const MODULES: &str = "/modules/order";
+
+/// The embedded initramfs with what a machine adds: modules for init to load in this order, directories, files. Linux unpacks archives
+/// behind each other.
+pub fn with(modules: &[Module], directories: &[&str], files: &[(&str, Vec<u8>)]) -> Vec<u8> {
+    let mut archive = Archive::default();
+    let mut order = String::new();
+    for module in modules {
+        let path = format!("/modules/{}.ko", module.name);
+        archive.file(&path, 0o644, &module.bytes);
+        order += &(path + "\n");
+    }
+    archive.file(MODULES, 0o644, order.as_bytes());
+    directories.iter().for_each(|path| archive.directory(path));
+    files.iter().for_each(|(path, bytes)| archive.file(path, 0o644, bytes));
+    [INITRAMFS, &archive.finish()].concat()
+}
 
 #[cfg(test)]
 mod tests {
@@ -31,6 +53,19 @@ mod tests {
     #[test]
     fn holds_init_and_what_it_starts_from() {
         assert_eq!(names(INITRAMFS), ["dev", "proc", "sys", "dev/console", "init", "TRAILER!!!"]);
+    }
+
+    #[test]
+    fn what_a_machine_adds_stands_behind_it() {
+        let module = |name: &str| Module { name: name.into(), bytes: b"ELF".into() };
+        let bytes = with(&[module("b"), module("a")], &["/root"], &[("/hostel/mode", b"rw".into())]);
+        let (first, added) = bytes.split_at(INITRAMFS.len());
+        assert_eq!(first, INITRAMFS);
+        let names = names(added);
+        assert_eq!(names[..4], ["modules", "modules/b.ko", "modules/a.ko", "modules/order"]);
+        assert_eq!(names[4..], ["root", "hostel", "hostel/mode", "TRAILER!!!"]);
+        let order = b"/modules/b.ko\n/modules/a.ko\n";
+        assert!(added.windows(order.len()).any(|window| window == order));
     }
 
     #[test]

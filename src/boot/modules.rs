@@ -1,11 +1,10 @@
-//! The modules of a Linux kernel: where they are, which ones a driver needs, and an archive of them for the initramfs.
+//! The modules of a Linux kernel: where they are, and which ones a driver needs.
 //!
 //! A kernel's version is in the header of its bzImage, or stands in its banner. With it the directory `lib/modules/VERSION` is
 //! found; `modules.dep` lists what is in it, and where that is missing (depmod writes it, so an unpacked package has none) the
 //! directory is walked. What a module depends on, it says itself. Left out: soft dependencies, aliases, parameters.
 //! Sources: Linux boot.rst "kernel_version"; modules.dep(5); modinfo(8); modules.builtin of depmod(8).
 
-use super::cpio::Archive;
 use super::error::Problem;
 use super::format::{self, HEAD_SIZE};
 use super::image::Image;
@@ -33,9 +32,6 @@ const MODULES_MAX: usize = 64;
 /// Directories below each other, and files, that are looked at where there is no list.
 const DEPTH_MAX: usize = 12;
 const FILES_MAX: usize = 100_000;
-
-/// Where a list of the modules stands in the initramfs, and the directory of what it names, in order.
-const LIST: &str = "/modules/order";
 
 /// The version of the Linux kernel in `image`; `None` where it does not say one that can name a directory.
 ///
@@ -203,19 +199,6 @@ fn depends(module: &[u8]) -> Vec<String> {
     String::from_utf8_lossy(value).split(',').filter(|name| !name.is_empty()).map(str::to_owned).collect()
 }
 
-/// An archive with `modules` for the embedded init, which loads them in order. Linux unpacks archives behind each other.
-pub fn archive(modules: &[Module]) -> Vec<u8> {
-    let mut archive = Archive::default();
-    let mut order = String::new();
-    for module in modules {
-        let path = format!("/modules/{}.ko", module.name);
-        archive.file(&path, 0o644, &module.bytes);
-        order += &(path + "\n");
-    }
-    archive.file(LIST, 0o644, order.as_bytes());
-    archive.finish()
-}
-
 #[cfg(test)]
 mod tests {
     use super::super::fixture::{bzimage, elf};
@@ -264,9 +247,6 @@ mod tests {
             let (modules, missing) = found.collect(&["virtio_blk", "fuse", "virtio-net", "virtio_blk"]).unwrap();
             assert_eq!(names(&modules), ["virtio", "virtio_ring", "virtio_blk"], "{name}");
             assert_eq!((missing, found.path()), (vec!["virtio_net".to_owned()], root.as_path()));
-            let archive = archive(&modules);
-            let order = b"/modules/virtio.ko\n/modules/virtio_ring.ko\n/modules/virtio_blk.ko\n";
-            assert!(archive.windows(order.len()).any(|window| window == order));
             fs::remove_dir_all(root).unwrap();
         }
         assert!(ModuleDirectory::find(&["/nowhere".into()]).is_none());

@@ -176,6 +176,7 @@ pub fn prepare(config: &RunConfig) -> Result<Blueprint, BuildError> {
         linux: kernel.is_linux(),
         pci: nodes.iter().any(|node| node.name == "PCI"),
         virtio_console: config.devices.virtio_console,
+        command: config.root.is_some(),
         linux_defaults: kernel.is_linux() && !config.boot.no_default_cmdline,
         user: &config.boot.cmdline,
         arguments: &config.args,

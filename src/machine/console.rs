@@ -33,6 +33,8 @@ pub struct Console {
     peer: Option<ConsolePeer>,
     /// Where its device is a virtio console: the line to that, and the serial port's output.
     virtio: Option<(LinkLine, ConsoleOutput)>,
+    /// The guest is not ready for what is typed, which waits.
+    held: bool,
 }
 
 /// The devices' ends of the console.
@@ -120,7 +122,11 @@ impl Console {
         let (ring, reader) = console_ring(watcher.is_some(), wake.clone());
         let (ends, virtio) = ends(config, ring, wake)?;
         let scripted = config.console.script.iter().any(|step| matches!(step, ScriptStep::Send(_)));
-        let end = if scripted { EndOfInput::Silent } else { EndOfInput::CtrlD };
+        let end = match config.root {
+            _ if scripted => EndOfInput::Silent,
+            None => EndOfInput::CtrlD,
+            Some(_) => EndOfInput::EndOfLineAndFile,
+        };
         let (sink, input, peer) = match &config.console.console {
             ConsoleChoice::Stdio => (ConsoleSink::stdout()?, ConsoleInput::stdin(end), None),
             ConsoleChoice::File(path) => (ConsoleSink::file(path)?, ConsoleInput::none(), None),
@@ -140,7 +146,7 @@ impl Console {
         if terminal.is_some() && is_interactive() {
             say(KEYS_LINE);
         }
-        let console = Console { output, input, terminal, peer, virtio };
+        let console = Console { output, input, terminal, peer, virtio, held: config.root.is_some() };
         console.resized();
         Ok((console, ends))
     }
@@ -183,18 +189,25 @@ impl Console {
             }
             events.push(ConsoleEvent::Seen(event));
         }
-        let Console { input, virtio, .. } = self;
+        let Console { input, virtio, held, .. } = self;
         let mut offer = |device: &mut dyn SerialInput| {
             if turn.output_has_room {
                 device.output_has_room();
             }
-            input.offer(device);
+            if !*held {
+                input.offer(device);
+            }
         };
         match virtio {
             Some((line, _)) => offer(line),
             None => offer(&mut *lock(serial)),
         }
         events
+    }
+
+    /// The command of `--root` starts: what is typed goes to it, and before that to nobody.
+    pub fn release_input(&mut self) {
+        self.held = false;
     }
 
     /// The terminal may have another size.

@@ -1,5 +1,6 @@
 //! What other threads tell the control loop, and their way to it.
 
+use super::root::CommandNews;
 use crate::arch::cpu_state::CpuState;
 use crate::event_loop::Waker;
 use crate::kvm::vcpu::Activity;
@@ -18,6 +19,8 @@ pub enum MachineEvent {
         /// Its registers, where the end is a failure.
         state: Option<Box<CpuState>>,
     },
+    /// The guest's init tells of the command of `--root`.
+    Command(CommandNews),
     /// The user ended the machine from a debugger.
     Killed,
     /// Something about the guest that the user should read.

@@ -3,10 +3,10 @@
 //!
 //! A kernel of a distribution has those drivers as modules. They are looked for where its packages put them, by its version.
 
-use super::virtio;
-use crate::boot::error::BootError;
+use super::{root, virtio};
+use crate::boot::error::{BootError, Problem};
 use crate::boot::image::Image;
-use crate::boot::initramfs::INITRAMFS;
+use crate::boot::initramfs::{self, INITRAMFS};
 use crate::boot::kernel::Kernel;
 use crate::boot::modules::{self, Module, ModuleDirectory, ModuleError};
 use crate::config::{RunConfig, TransportChoice};
@@ -19,6 +19,8 @@ pub struct Initrd {
     pub image: Option<Image<'static>>,
     /// Modules in it that are loaded, in order.
     pub modules: Vec<String>,
+    /// What is run with `--root`, in words.
+    pub command: Option<String>,
     /// Where they come from.
     pub from: Option<PathBuf>,
     /// What the user should know: modules that are not there.
@@ -43,25 +45,41 @@ pub fn initrd(config: &RunConfig, kernel: &Kernel, image: &Image) -> Result<Init
     if let Some(path) = &config.boot.initrd {
         return Ok(Initrd { image: Some(Image::open(path)?), ..Initrd::default() });
     }
+    if config.root.is_some() && !kernel.is_linux() {
+        return Err(Problem::NoPlaceFor { format: kernel.format(), what: "--root" }.of(kernel.name()).into());
+    }
     if !kernel.is_linux() || config.boot.no_initrd {
         return Ok(Initrd::default());
     }
-    let mut initrd =
-        Initrd { image: Some(Image::from_bytes("the embedded initramfs", INITRAMFS)), ..Initrd::default() };
+    let mut initrd = Initrd::default();
     let drivers = drivers(config);
-    if !drivers.is_empty() {
-        initrd.take_modules(config, image, &drivers)?;
-    }
+    let modules = if drivers.is_empty() { Vec::new() } else { initrd.find_modules(config, image, &drivers)? };
+    initrd.modules = modules.iter().map(|module| module.name.clone()).collect();
+    let name = "the embedded initramfs";
+    initrd.image = Some(match &config.root {
+        None if modules.is_empty() => Image::from_bytes(name, INITRAMFS),
+        None => Image::from_vec(name, initramfs::with(&modules, &[], &[])),
+        Some(choice) => {
+            let files = root::files(choice, config);
+            initrd.command = Some(root::describe(choice, config));
+            Image::from_vec(name, initramfs::with(&modules, &root::DIRECTORIES, &files))
+        }
+    });
     Ok(initrd)
 }
 
 impl Initrd {
-    /// Adds the modules of `drivers`, as far as they are found.
-    fn take_modules(&mut self, config: &RunConfig, image: &Image, drivers: &[&str]) -> Result<(), InitrdError> {
+    /// The modules of `drivers`, as far as they are found.
+    fn find_modules(
+        &mut self,
+        config: &RunConfig,
+        image: &Image,
+        drivers: &[&str],
+    ) -> Result<Vec<Module>, InitrdError> {
         let wanted = drivers.join(", ");
         let Some(version) = modules::version(image).map_err(|problem| problem.of(image.name()))? else {
             self.warning = Some(format!("{} does not tell its version: no modules for {wanted}", image.name()));
-            return Ok(());
+            return Ok(Vec::new());
         };
         let places = places(config, &version);
         let Some(directory) = ModuleDirectory::find(&places) else {
@@ -70,24 +88,16 @@ impl Initrd {
                 "no modules of Linux {version}: the guest has {wanted} only if they are built in. Looked in {looked}; \
                  --modules DIR names another place"
             ));
-            return Ok(());
+            return Ok(Vec::new());
         };
         let (found, missing) = directory.collect(drivers)?;
         if !missing.is_empty() {
             let path = directory.path().display();
             self.warning = Some(format!("{path} has no modules {}: the guest lacks those drivers", missing.join(", ")));
         }
-        self.modules = found.iter().map(|module| module.name.clone()).collect();
         self.from = Some(directory.path().to_owned());
-        self.image = Some(with_modules(&found));
-        Ok(())
+        Ok(found)
     }
-}
-
-fn with_modules(modules: &[Module]) -> Image<'static> {
-    let mut bytes = INITRAMFS.to_vec();
-    bytes.extend(modules::archive(modules));
-    Image::from_vec("the embedded initramfs with modules", bytes)
 }
 
 /// Modules that drive the virtio devices of a machine.
@@ -97,6 +107,7 @@ fn drivers(config: &RunConfig) -> Vec<&'static str> {
         drivers.insert(0, if config.devices.transport == TransportChoice::Pci { "virtio_pci" } else { "virtio_mmio" });
     }
     drivers.dedup();
+    drivers.extend(config.root.as_ref().filter(|root| !root.writes).map(|_| "overlay"));
     drivers
 }
 
@@ -115,10 +126,11 @@ fn places(config: &RunConfig, version: &str) -> Vec<PathBuf> {
     if let Some(directory) = &config.boot.modules {
         return [directory.clone(), directory.join(version)].into_iter().chain(below(directory)).collect();
     }
+    let mut places: Vec<_> = config.root.iter().flat_map(|root| below(&root.path)).collect();
     let image = config.image.as_deref().and_then(|image| std::path::absolute(image).ok());
     let beside = image.as_deref().and_then(Path::parent);
     // Some distributions keep the image itself among its modules.
-    let mut places: Vec<_> = beside.filter(|place| place.ends_with(version)).map(Path::to_owned).into_iter().collect();
+    places.extend(beside.filter(|place| place.ends_with(version)).map(Path::to_owned));
     // Beside it, and beside the `boot` that it is in.
     places.extend([beside, beside.and_then(Path::parent)].into_iter().flatten().flat_map(below));
     places.extend(below(Path::new("/")));

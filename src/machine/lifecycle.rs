@@ -9,11 +9,13 @@ use super::events::{MachineEvent, Reporter};
 use super::io::{IoHandler, MachineIo};
 use super::outcome::{Outcome, Stopped};
 use super::phases::{Phases, now_us};
+use super::root::{CommandNews, StatusPort};
 use super::tracing::TracingError;
 use super::virtio::{self, DeviceError, Opened};
 use super::watch::Watch;
 use crate::arch::cpu_state::CpuState;
 use crate::backend::balloon::BalloonControl;
+use crate::backend::console_port::ConsolePort;
 use crate::backend::expect::Event;
 use crate::backend::kernel_cache::StoreJob;
 use crate::backend::monitor::Command;
@@ -136,7 +138,11 @@ pub fn run(
     let Opened { devices: mut virtio, socket: _socket } =
         virtio::open(&config.devices, &blueprint.name, blueprint.cpus, balloon.as_ref())?;
     if let Some((port, device)) = ends.virtio {
-        virtio.insert(0, Box::new(VirtioConsole::new(vec![Box::new(port)], device)));
+        let mut ports: Vec<Box<dyn ConsolePort>> = vec![Box::new(port)];
+        if config.root.is_some() {
+            ports.push(Box::new(StatusPort::new(reporter.clone())));
+        }
+        virtio.insert(0, Box::new(VirtioConsole::new(ports, device)));
         signals.catch_resizes().map_err(host("catch changes of the terminal's size"))?;
     }
     let host_ends = Host { serial: Box::new(ends.serial.clone()), debug_console: Box::new(ends.serial), virtio };
@@ -300,6 +306,11 @@ impl Control<'_> {
     fn told(&mut self, event: MachineEvent) -> Result<Option<Outcome>, RunError> {
         match event {
             MachineEvent::Killed => Ok(Some(Outcome::Quit)),
+            MachineEvent::Command(CommandNews::Ended(end)) => Ok(Some(Outcome::Command(end))),
+            MachineEvent::Command(CommandNews::Starts) => {
+                self.console.release_input();
+                Ok(None)
+            }
             MachineEvent::Note(text) => {
                 say(&text);
                 Ok(None)

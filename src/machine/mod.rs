@@ -18,6 +18,7 @@ pub mod phases;
 pub mod plan;
 pub mod report;
 pub mod report_file;
+pub mod root;
 pub mod run;
 pub mod trace_checked;
 pub mod trace_shown;

@@ -10,6 +10,25 @@ pub const USAGE: i32 = 2;
 /// Exit status: a bad image, or the host refused something.
 pub const HOST_ERROR: i32 = 10;
 
+/// Exit status with `--root`: Hostel or the machine failed, and not the command.
+pub const NO_COMMAND: i32 = 125;
+/// Exit status of a command that is not there, and of one that cannot be started, as shells have them.
+const NOT_FOUND: i32 = 127;
+const NOT_STARTED: i32 = 126;
+
+/// How the command of `--root` ended.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum CommandEnd {
+    /// With this status.
+    Exited(u8),
+    /// By this signal.
+    Signaled(u8),
+    /// It could not be started, for this error number (errno(3)).
+    Unstarted(i32),
+    /// The guest could not prepare its start, for this reason.
+    Failed(String),
+}
+
 /// How a run ended.
 #[derive(Clone, Debug, PartialEq)]
 pub enum Outcome {
@@ -21,6 +40,8 @@ pub enum Outcome {
     Halted,
     /// The guest ended itself with this value.
     DebugExit(u32),
+    /// The command of `--root` ended.
+    Command(CommandEnd),
     /// Every expectation was met, and no other end was waited for.
     ExpectationsMet,
     /// The user pressed Ctrl-A x, or typed `quit`.
@@ -79,6 +100,7 @@ impl Outcome {
             | Outcome::Reset
             | Outcome::Halted
             | Outcome::DebugExit(_)
+            | Outcome::Command(_)
             | Outcome::ExpectationsMet => 1,
         }
     }
@@ -93,6 +115,11 @@ impl Outcome {
         match self {
             Outcome::PoweredOff | Outcome::Reset | Outcome::Halted | Outcome::ExpectationsMet => 0,
             Outcome::DebugExit(value) if Some(*value) == ok_exit => 0,
+            Outcome::Command(CommandEnd::Exited(status)) => (*status).into(),
+            Outcome::Command(CommandEnd::Signaled(signal)) => 128 + i32::from(*signal),
+            Outcome::Command(CommandEnd::Unstarted(libc::ENOENT)) => NOT_FOUND,
+            Outcome::Command(CommandEnd::Unstarted(_)) => NOT_STARTED,
+            Outcome::Command(CommandEnd::Failed(_)) => NO_COMMAND,
             // Seven bits are left beside the one that tells the guest's values from ours.
             Outcome::DebugExit(value) => ((value & 0x7f) << 1 | 1) as i32,
             Outcome::Panicked { .. } => 12,
@@ -103,6 +130,19 @@ impl Outcome {
             Outcome::Deadline => 124,
             Outcome::Quit => 130,
             Outcome::Signal(signal) => 128 + signal,
+        }
+    }
+
+    /// Exit status with `--root`, where the machine's own end comes before the command's and so is a failure.
+    pub fn status_with_command(&self, ok_exit: Option<u32>) -> i32 {
+        match self {
+            Outcome::PoweredOff
+            | Outcome::Reset
+            | Outcome::Halted
+            | Outcome::Panicked { .. }
+            | Outcome::TripleFault(_)
+            | Outcome::Failed(..) => NO_COMMAND,
+            other => other.status(ok_exit),
         }
     }
 }
@@ -133,10 +173,19 @@ mod tests {
             (Outcome::Deadline, 124),
             (Outcome::Quit, 130),
             (Outcome::Signal(libc::SIGTERM), 143),
+            (Outcome::Command(CommandEnd::Exited(7)), 7),
+            (Outcome::Command(CommandEnd::Signaled(9)), 137),
+            (Outcome::Command(CommandEnd::Unstarted(libc::ENOENT)), 127),
+            (Outcome::Command(CommandEnd::Unstarted(libc::EACCES)), 126),
+            (Outcome::Command(CommandEnd::Failed("x".into())), 125),
         ];
         for (outcome, status) in cases {
             assert_eq!(outcome.status(None), status, "{outcome:?}");
         }
+        for early in [Outcome::PoweredOff, Outcome::Panicked { line: None }, Outcome::TripleFault(STOPPED)] {
+            assert_eq!(early.status_with_command(None), 125, "{early:?}");
+        }
+        assert_eq!(Outcome::Deadline.status_with_command(None), 124);
         assert_eq!(Outcome::DebugExit(300).status(Some(300)), 0);
         assert_eq!(Outcome::DebugExit(44).status(Some(300)), 89, "only the whole value counts");
     }

@@ -19,6 +19,9 @@ impl Display for Blueprint {
         for segment in &self.loaded.segments {
             row(f, segment.range.start, segment.range.size, &segment.what)?;
         }
+        if let Some(command) = &self.initrd.command {
+            writeln!(f, "\ncommand\n  {command}")?;
+        }
         if let Some(from) = &self.initrd.from {
             writeln!(f, "\nmodules in the initramfs, from {}", from.display())?;
             writeln!(f, "  {}", self.initrd.modules.join(" "))?;

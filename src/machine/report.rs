@@ -1,6 +1,6 @@
 //! What is told about a run when it is over: the reason of a failure on standard error, `--result` as JSON.
 
-use super::outcome::{HOST_ERROR, Outcome};
+use super::outcome::{CommandEnd, HOST_ERROR, Outcome};
 use super::phases::Phases;
 use crate::debug::counters::Counted;
 use crate::debug::sink::Verdict;
@@ -142,6 +142,7 @@ impl Run {
                     format!("the guest ended with {value} ({value:#x}), of which the status holds the low seven bits")
                 }
                 Outcome::DebugExit(value) => format!("the guest ended with {value}"),
+                Outcome::Command(end) => describe_command(end),
                 Outcome::Quit => "ended by the user".to_owned(),
                 Outcome::Signal(signal) => format!("ended by signal {signal}"),
                 Outcome::ExpectationUnmet { pattern } if unmet.is_empty() => format!("expectation not met: {pattern}"),
@@ -171,6 +172,10 @@ impl Ending {
             Outcome::Panicked { .. } => ("guest", "panic"),
             Outcome::TripleFault(_) => ("guest", "triple-fault"),
             Outcome::Failed(..) => ("kvm", "kvm-failure"),
+            Outcome::Command(CommandEnd::Exited(_)) => ("guest", "command-exit"),
+            Outcome::Command(CommandEnd::Signaled(_)) => ("guest", "command-signal"),
+            Outcome::Command(CommandEnd::Unstarted(_)) => ("guest", "command-not-started"),
+            Outcome::Command(CommandEnd::Failed(_)) => ("guest", "root-failed"),
             Outcome::ExpectationsMet => ("hostel", "expectations-met"),
             Outcome::ExpectationUnmet { .. } => ("hostel", "expectation-unmet"),
             Outcome::TraceBroken { .. } => ("hostel", "trace-broken"),
@@ -184,6 +189,9 @@ impl Ending {
     fn value(&self) -> Option<u64> {
         match self {
             Ending::Outcome(Outcome::DebugExit(value)) => Some(u64::from(*value)),
+            Ending::Outcome(Outcome::Command(CommandEnd::Exited(value) | CommandEnd::Signaled(value))) => {
+                Some(u64::from(*value))
+            }
             Ending::Outcome(Outcome::Signal(signal)) => u64::try_from(*signal).ok(),
             _ => None,
         }
@@ -196,6 +204,9 @@ impl Ending {
             Ending::Outcome(Outcome::TraceBroken { what }) => Some(what.clone()),
             Ending::Outcome(Outcome::Rejected { pattern, line }) => Some(format!("{pattern}: {line}")),
             Ending::Outcome(Outcome::Panicked { line }) => line.clone(),
+            Ending::Outcome(Outcome::Command(end @ (CommandEnd::Unstarted(_) | CommandEnd::Failed(_)))) => {
+                Some(describe_command(end))
+            }
             Ending::Outcome(Outcome::Failed(failure, _)) => Some(describe(failure)),
             Ending::Outcome(_) => None,
         }
@@ -204,7 +215,10 @@ impl Ending {
     /// Whether the console's last lines help to understand it.
     fn is_about_the_console(&self) -> bool {
         let (_, kind) = self.names();
-        matches!(kind, "panic" | "triple-fault" | "kvm-failure" | "expectation-unmet" | "reject" | "deadline")
+        matches!(
+            kind,
+            "root-failed" | "panic" | "triple-fault" | "kvm-failure" | "expectation-unmet" | "reject" | "deadline"
+        )
     }
 }
 
@@ -253,6 +267,17 @@ impl Run {
             }
         }
         beside
+    }
+}
+
+fn describe_command(end: &CommandEnd) -> String {
+    match end {
+        CommandEnd::Exited(status) => format!("the command ended with {status}"),
+        CommandEnd::Signaled(signal) => format!("the command was ended by signal {signal}"),
+        CommandEnd::Unstarted(error) => {
+            format!("the command could not be started: {}", io::Error::from_raw_os_error(*error))
+        }
+        CommandEnd::Failed(what) => format!("the guest could not {what}"),
     }
 }
 

@@ -3,7 +3,7 @@
 use super::build::{self, Blueprint};
 use super::lifecycle::{self, Finished, RunError};
 use super::names::names;
-use super::outcome::{HOST_ERROR, Outcome, USAGE};
+use super::outcome::{CommandEnd, HOST_ERROR, NO_COMMAND, Outcome, USAGE};
 use super::phases::{Phases, now_us};
 use super::report::{Ending, Run};
 use super::tracing::Tracing;
@@ -29,7 +29,9 @@ pub fn run(config: &RunConfig, trace: Option<&TraceConfig>, process_start: u64) 
     if run.lost_bytes > 0 {
         say(&format!("{} bytes of the console reached no reader", run.lost_bytes));
     }
-    if let Some(failure) = run.failure() {
+    // A command that fails has said why itself.
+    let said = matches!(&run.ending, Ending::Outcome(Outcome::Command(CommandEnd::Exited(_))));
+    if let Some(failure) = run.failure().filter(|_| !said) {
         say(failure.trim_end());
     }
     broken.iter().for_each(|what| say(what.trim_end()));
@@ -68,7 +70,10 @@ fn attempt(config: &RunConfig, trace: Option<&TraceConfig>, process_start: u64) 
 fn told(config: &RunConfig, blueprint: &Blueprint, finished: Finished) -> Run {
     Run {
         image: blueprint.name.clone(),
-        status: finished.outcome.status(config.ends.ok_exit),
+        status: match config.root {
+            Some(_) => finished.outcome.status_with_command(config.ends.ok_exit),
+            None => finished.outcome.status(config.ends.ok_exit),
+        },
         ending: Ending::Outcome(finished.outcome),
         duration: finished.ran,
         phases: finished.phases,
@@ -87,6 +92,7 @@ fn not_begun(config: &RunConfig, error: &RunError) -> Run {
         RunError::Signal(signal) => (Ending::Outcome(Outcome::Signal(*signal)), Outcome::Signal(*signal).status(None)),
         RunError::Console(console) if console.is_usage() => (Ending::HostError(error.to_string()), USAGE),
         RunError::Tracing(tracing) if tracing.is_usage() => (Ending::HostError(error.to_string()), USAGE),
+        _ if config.root.is_some() => (Ending::HostError(error.to_string()), NO_COMMAND),
         _ => (Ending::HostError(error.to_string()), HOST_ERROR),
     };
     Run {

@@ -28,7 +28,8 @@ const DRIVERS: [&str; 7] =
     ["virtio-pci", "virtio-mmio", "virtio-rng", "virtio-blk", "virtio-net", "virtio-balloon", "virtiofs"];
 
 /// Modules that stand in its `/lib/modules`, where Hostel finds them for its guests.
-const OWN_MODULES: [&str; 9] = [
+const OWN_MODULES: [&str; 10] = [
+    "overlay",
     "virtio-pci",
     "virtio-mmio",
     "virtio-rng",

@@ -3,7 +3,7 @@
 use super::hostel::PROGRAM;
 use rustix::process::{Pid, Signal, kill_process};
 use rustix::pty::{OpenptFlags, grantpt, openpt, ptsname, unlockpt};
-use rustix::termios::{Termios, tcgetattr};
+use rustix::termios::{Termios, Winsize, tcgetattr, tcsetwinsize};
 use std::fs::File;
 use std::io::{Read, Write};
 use std::os::unix::process::ExitStatusExt;
@@ -29,7 +29,7 @@ pub struct Session {
 }
 
 impl Session {
-    /// Starts `hostel` on a fresh terminal, in whose foreground it is: standard input, output and error.
+    /// Starts `hostel` on a fresh terminal of 80 columns and 24 rows, in whose foreground it is: standard input, output and error.
     pub fn on_terminal(arguments: &[&str]) -> Session {
         let master = openpt(OpenptFlags::RDWR | OpenptFlags::NOCTTY).expect("there are terminals left");
         grantpt(&master).expect("the terminal is ours");
@@ -39,6 +39,7 @@ impl Session {
         let terminal = terminal.expect("the terminal is ours");
         let end = || Stdio::from(terminal.try_clone().expect("there are descriptors left"));
         let before = tcgetattr(&master).expect("terminals have settings");
+        tcsetwinsize(&master, size(80, 24)).expect("terminals have a size");
         // setsid -c makes the terminal the controlling one and then becomes the program.
         let mut command = Command::new("setsid");
         command.args(["-c", PROGRAM]).args(arguments).stdin(end()).stdout(end()).stderr(end());
@@ -108,6 +109,12 @@ impl Session {
         kill_process(self.pid(), signal).expect("the program is our child");
     }
 
+    /// Makes the terminal this large; the program hears of it.
+    pub fn resize(&self, columns: u16, rows: u16) {
+        let (terminal, _) = self.terminal.as_ref().expect("it has a terminal");
+        tcsetwinsize(terminal, size(columns, rows)).expect("terminals have a size");
+    }
+
     /// Settings of the terminal now.
     pub fn settings(&self) -> Termios {
         let (terminal, _) = self.terminal.as_ref().expect("it has a terminal");
@@ -163,6 +170,10 @@ impl Session {
         let status = status.code().or(status.signal().map(|signal| 128 + signal)).expect("it ended in one of two ways");
         (status, restored)
     }
+}
+
+fn size(columns: u16, rows: u16) -> Winsize {
+    Winsize { ws_col: columns, ws_row: rows, ws_xpixel: 0, ws_ypixel: 0 }
 }
 
 impl Drop for Session {

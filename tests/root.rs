@@ -1,0 +1,140 @@
+//! A directory as the root of an unmodified distribution kernel, in the lab: a command runs there with an ordinary user's rights, ends with
+//! its status, and leaves the directory as it was, or writes into it where it may.
+
+#[allow(dead_code, reason = "each test program uses its part")]
+mod common;
+
+use common::hostel::{Finished, PROGRAM, finish, hostel};
+use common::kvm::lab_kernel;
+use common::scratch::Scratch;
+use common::session::Session;
+use std::fs::{self, Permissions};
+use std::os::unix::fs::{MetadataExt, PermissionsExt, symlink};
+use std::os::unix::process::CommandExt;
+use std::process::Command;
+
+/// An ordinary user, who has no name here.
+const USER: u32 = 1000;
+
+/// Runs a command with `root` as its root, as the ordinary user.
+fn run(kernel: &str, root: &str, options: &[&str], words: &[&str], input: &str) -> Finished {
+    fs::set_permissions("/dev/kvm", Permissions::from_mode(0o666)).expect("the lab's device is ours");
+    let mut command = Command::new(PROGRAM);
+    command.uid(USER).gid(USER).current_dir("/lib/modules").env("HOME", "/nonexistent");
+    command.args(["run", kernel, "--root", root]).args(options).arg("--").args(words);
+    let run = finish(command, input);
+    println!("{root} {words:?}: status {} after {:?}\n{}\n{}", run.status, run.elapsed, run.stdout, run.stderr);
+    run
+}
+
+/// All that a guest's root may not do to the files of its host, and what it finds there.
+const LOOKS: &str = "
+id -u; pwd
+touch /x && ls /x
+stat -c %u /secret-of-root /bin/busybox
+cat /secret-of-root || echo refused
+(echo changed >/bin/sh.copy) && cat /bin/sh.copy
+mkdir /lib/new && mv /lib/new /lib/newer && ls -d /lib/newer
+mount | grep -c -E '^(overlay on / |proc on /proc |sysfs on /sys |devtmpfs on /dev |devpts|tmpfs on /run )'
+ls -l /dev/fd/0 >/dev/null && echo fd
+ifconfig lo | grep -c 127.0.0.1
+wc -c
+exit 7
+";
+
+#[test]
+fn a_command_of_an_ordinary_user_leaves_no_trace_and_its_status() {
+    let Some(kernel) = lab_kernel() else { return };
+    fs::write("/secret-of-root", "secret").expect("the lab's root takes files");
+    fs::set_permissions("/secret-of-root", Permissions::from_mode(0o600)).expect("it is ours");
+    fs::write("/bin/sh.copy", "as it was\n").expect("the lab's root takes files");
+    let scratch = Scratch::new("root");
+    let result = scratch.join("result.json");
+    fs::set_permissions(scratch.path(), Permissions::from_mode(0o777)).expect("it is ours");
+    let run = run(&kernel, "/", &["--result", &result], &["sh", "-c", LOOKS], "no end of line");
+    assert_eq!(run.status, 7);
+    // Byte for byte: standard output is no terminal, so none is behind it, and the kernel's messages are elsewhere. What the user may
+    // not read is refused on the host, whoever the guest's root is.
+    let want = "0\n/lib/modules\n/x\n0\n0\ncat: can't open '/secret-of-root': Permission denied\nrefused\nchanged\n\
+        /lib/newer\n6\nfd\n1\n14\n";
+    assert_eq!(run.stdout, want);
+    for path in ["/x", "/lib/new", "/lib/newer"] {
+        assert!(!fs::exists(path).expect("it can be looked for"), "the host has {path}");
+    }
+    assert_eq!(fs::read_to_string("/bin/sh.copy").expect("it is there"), "as it was\n");
+    let result = fs::read_to_string(result).expect("it was written");
+    assert!(result.contains("\"kind\": \"command-exit\"") && result.contains("\"value\": 7"), "{result}");
+}
+
+/// A root of its own: a shell, and the directories that it is asked for are not there yet.
+fn small_root(name: &str) -> Scratch {
+    let root = Scratch::new(name);
+    fs::create_dir(root.join("bin")).expect("it can be made");
+    fs::copy("/bin/busybox", root.join("bin/busybox")).expect("the lab has busybox");
+    for name in ["sh", "touch", "id"] {
+        symlink("busybox", root.join(&format!("bin/{name}"))).expect("it can be made");
+    }
+    for path in [root.path().to_owned(), root.join("bin").into()] {
+        std::os::unix::fs::chown(path, Some(USER), Some(USER)).expect("the lab is ours");
+    }
+    root
+}
+
+#[test]
+fn a_root_that_may_be_written_is_and_a_signal_is_a_status() {
+    let Some(kernel) = lab_kernel() else { return };
+    let root = small_root("rw");
+    let rw = format!("{},rw", root.join(""));
+    let run = run(&kernel, &rw, &[], &["sh", "-c", "touch /made; echo to stdout; kill -9 $$"], "");
+    assert_eq!((run.status, run.stdout.as_str()), (137, "to stdout\n"));
+    assert!(run.stderr.contains("the command was ended by signal 9"), "{}", run.stderr);
+    assert_eq!(fs::metadata(root.join("made")).expect("the guest made it").uid(), USER);
+}
+
+#[test]
+fn what_cannot_run_is_told_apart() {
+    let Some(kernel) = lab_kernel() else { return };
+    let root = small_root("failures");
+    let path = root.join("");
+    let missing = run(&kernel, &path, &[], &["no-such-command"], "");
+    assert_eq!((missing.status, missing.stdout.as_str()), (127, ""));
+    assert!(missing.stderr.contains("could not be started: No such file"), "{}", missing.stderr);
+    let result = root.join("bin/result");
+    let words = ["sh", "-c", "echo c >/proc/sysrq-trigger; while :; do :; done"];
+    let panic = run(&kernel, &path, &["--result", &result], &words, "");
+    assert_eq!(panic.status, 125);
+    assert!(panic.stderr.contains("the guest's kernel panicked: "), "{}", panic.stderr);
+    let result = fs::read_to_string(result).expect("it was written");
+    assert!(result.contains("\"kind\": \"panic\"") && result.contains("\"status\": 125"), "{result}");
+    let late = run(&kernel, &path, &["--timeout", "1s"], &["sh"], "");
+    assert_eq!(late.status, 124);
+    let nowhere = hostel(&["run", &kernel, "--root", "/none/such"], "");
+    assert_eq!((nowhere.status, nowhere.stderr.contains("No such file")), (2, true), "{}", nowhere.stderr);
+    let empty = hostel(&["run", &kernel, "--root", &path, "--modules", &path, "--timeout", "60s"], "");
+    assert_eq!(empty.status, 125, "{}", empty.stderr);
+    assert!(empty.stderr.contains("only if they are built in"), "{}", empty.stderr);
+}
+
+const TALKS: &str = "
+trap 'echo caught; exit 3' INT
+stty size
+while [ \"$(stty size)\" = '24 80' ]; do sleep 0.1; done
+stty size
+read line && echo got $line
+while :; do sleep 1; done
+";
+
+#[test]
+fn a_command_has_the_users_terminal() {
+    let Some(kernel) = lab_kernel() else { return };
+    let words = ["run", &kernel, "--root", "/", "--timeout", "240s", "--", "sh", "-c", TALKS];
+    let mut session = Session::on_terminal(&words);
+    session.wait_for("24 80");
+    session.resize(111, 33);
+    session.wait_for("33 111");
+    session.type_in("a line\r");
+    session.wait_for("got a line");
+    session.type_in("\x03");
+    session.wait_for("caught");
+    assert_eq!(session.end_on_terminal(), (3, true));
+}
