@@ -588,6 +588,31 @@ mod tests {
     }
 
     #[test]
+    fn what_the_host_sent_before_it_closed_reaches_a_slow_guest() {
+        let mut guest = Guest::with_buffers();
+        let mut stream = guest.connected(5);
+        stream.write_all(&[3; 30_000]).unwrap();
+        drop(stream);
+        let (mut got, mut room) = (0, 1000);
+        let flags = loop {
+            guest.send(Header { buf_alloc: room, fwd_cnt: got, ..header(5, Op::CreditUpdate) }, &[]);
+            room = 7000;
+            match guest.next().unwrap() {
+                (Op::Data, _, data) => got += data.len() as u32,
+                (Op::CreditRequest, ..) => {}
+                (Op::Shutdown, packet, _) => break packet.flags,
+                other => panic!("{other:?}"),
+            }
+        };
+        assert_eq!((got, flags), (30_000, BOTH));
+        // What the guest still says is answered by nothing, until it has done, too.
+        guest.send(header(5, Op::Data), b"late");
+        assert_eq!(guest.next_op(), None);
+        guest.send(Header { flags: BOTH, ..header(5, Op::Shutdown) }, &[]);
+        assert_eq!((guest.next_op(), guest.next_op()), (Some(Op::Reset), None));
+    }
+
+    #[test]
     fn what_a_guest_sent_before_it_closed_reaches_a_slow_reader_and_its_port_is_free_at_once() {
         let mut guest = Guest::with_buffers();
         let stream = guest.connected(5);
