@@ -132,7 +132,8 @@ impl Step {
 /// Makes a chain available: in the queue's own table from entry 0 on, or in one of its own.
 fn chain(rig: &mut Rig, queue: usize, readable: &[Buffer], writable: &[Buffer], in_table: bool) {
     let buffers = readable.iter().map(|buffer| (buffer, 0)).chain(writable.iter().map(|buffer| (buffer, WRITE)));
-    let buffers: Vec<_> = buffers.take(ENTRIES.into()).collect();
+    // A driver that has the device write over its rings, which lie below, has lost its own requests.
+    let buffers: Vec<_> = buffers.filter(|(buffer, _)| buffer.place.0 >= TABLE).take(ENTRIES.into()).collect();
     let driver = &mut rig.queues[queue];
     for (at, (buffer, flags)) in (0u16..).zip(&buffers) {
         let more = if usize::from(at) + 1 < buffers.len() { NEXT } else { 0 };
