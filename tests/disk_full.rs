@@ -109,6 +109,7 @@ fn sec37_a_full_disk_is_an_error_until_there_is_room() {
             "mount -t tmpfs -o size=2m none {full} || exit 77
             truncate -s 64M {full}/disk
             head -c 1048576 /dev/zero >{full}/other
+            rm -f {full}.out # of the disk before this one
             TMPDIR={full} {PROGRAM} {RUN} {disk} -- journal 1 >{full}.out 2>&1 &
             until grep -q failed {full}.out; do kill -0 $! || exit 1; done
             rm {full}/other
