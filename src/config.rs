@@ -223,7 +223,7 @@ pub struct DevicesConfig {
     #[arg(long, value_name = "PATH", value_parser = parse_vsock, help_heading = "Devices")]
     pub vsock: Option<PathBuf>,
 
-    /// Share a directory with the guest (virtio-fs): DIR[:TAG], with ,ro (only to be read); the guest mounts it by its tag, share0,
+    /// Share a directory with the guest (virtio-fs): DIR or DIR:TAG, with ,ro (only to be read); the guest mounts it by its tag, share0,
     /// share1, ... where none is given: mount -t virtiofs TAG /mnt; repeatable
     #[arg(long, value_name = "DIR", value_parser = parse_share, help_heading = "Devices")]
     pub share: Vec<ShareChoice>,

@@ -32,6 +32,7 @@ struct Input<'a> {
     linux: bool,
     pci: bool,
     virtio_console: bool,
+    command: bool,
     user: &'a str,
     arguments: Vec<String>,
     repeat: Knob<u8>,
@@ -55,9 +56,9 @@ impl Guest {
 }
 
 fuzz_target!(|input: Input| {
-    let Input { guest, linux_defaults, linux, pci, virtio_console, user, arguments, repeat } = input;
+    let Input { guest, linux_defaults, linux, pci, virtio_console, command, user, arguments, repeat } = input;
     let user = user.repeat(usize::from(repeat.or(1)));
-    let words = Words { linux_defaults, linux, pci, virtio_console, user: &user, arguments: &arguments };
+    let words = Words { linux_defaults, linux, pci, virtio_console, command, user: &user, arguments: &arguments };
     let text = words.join();
     check_order(&text, &words);
 
@@ -72,11 +73,12 @@ fuzz_target!(|input: Input| {
     }
 });
 
-/// The defaults first, what the user appends behind them, the arguments last.
+/// The defaults first, what the user appends behind them, the arguments last; those of a command are not for the kernel.
 fn check_order(text: &str, words: &Words) {
-    let arguments: Vec<&str> = words.arguments.iter().map(String::as_str).filter(|word| !word.is_empty()).collect();
+    let for_kernel = if words.command { &[] } else { words.arguments };
+    let arguments: Vec<&str> = for_kernel.iter().map(String::as_str).filter(|word| !word.is_empty()).collect();
     let mut front = text.strip_suffix(&arguments.join(" ")).expect("the arguments come last").trim_end_matches(' ');
-    if words.linux && !words.arguments.is_empty() {
+    if words.linux && !for_kernel.is_empty() {
         front = front.strip_suffix("--").expect("two dashes before the arguments").trim_end_matches(' ');
     }
     let front = front.strip_suffix(words.user.trim()).expect("the user's words before the arguments");
