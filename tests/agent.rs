@@ -172,3 +172,25 @@ fn a_host_works_in_its_guest() {
     session.type_in("poweroff\n");
     assert_eq!(session.end().0, 0);
 }
+
+#[test]
+fn the_agent_works_in_a_directory_of_the_host_too() {
+    let Some(kernel) = lab_kernel() else { return };
+    let scratch = Scratch::new("agent-root");
+    let path = scratch.join("vm.sock");
+    let called = UnixListener::bind(format!("{path}_{PORT}")).expect("the directory takes a socket");
+    let mut command = Command::new(PROGRAM);
+    command.args(["run", &kernel, "--root", "/", "--vsock", &path, "--", "sh", "-c", "read line; cat /told; exit 5"]);
+    let mut session = Session::on_pipes(command);
+    let mut agent = Agent::called(called.accept().expect("the agent calls").0);
+    agent.put(&b"by the agent"[..], 0o644, "/told").expect("the layer takes files");
+    // None but the three: the port by which init tells the status is not the program's.
+    let line = "pwd; ls -d /lib/modules; ls /proc/self/fd | wc -l";
+    agent.start(&Program { arguments: &["sh", "-c", line], ..Program::default() }).expect("the agent listens");
+    let mut output = Vec::new();
+    let end = agent.finish(io::empty(), &mut output, io::sink()).expect("it ends");
+    assert_eq!((end, String::from_utf8_lossy(&output).as_ref()), (End::Exit(0), "/\n/lib/modules\n4\n"));
+    session.type_in("go\n");
+    let (status, seen) = session.end();
+    assert!(status == 5 && seen.contains("by the agent"), "{status}: {seen}");
+}

@@ -14,6 +14,9 @@ use crate::{execute, print};
 const PORT: u32 = 1000;
 /// Connections at a time; further ones wait.
 const CONNECTIONS_MAX: usize = 16;
+/// Descriptors behind standard input, output and errors, more than init opens.
+const FIRST_OTHER: usize = 3;
+const OTHERS_END: usize = 64;
 /// Longest name of a file, with the zero byte behind it (`PATH_MAX`, limits.h).
 const NAME_MAX: usize = 4096;
 
@@ -37,6 +40,8 @@ pub fn start() {
 /// Takes connections, and processes that ended.
 fn serve() -> Result<(), Errno> {
     calls::new_session();
+    // What init has open, such as its port to Hostel, is for nobody that is started here.
+    (FIRST_OTHER..OTHERS_END).for_each(syscalls::close);
     let children = calls::watch_children()?;
     let listener = calls::listen(PORT, CONNECTIONS_MAX)?;
     let mut serving = [0; CONNECTIONS_MAX];

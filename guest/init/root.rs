@@ -8,7 +8,7 @@
 use crate::filesystems::{self, PLAIN, READ_ONLY};
 use crate::processes::{self, Program, Sides};
 use crate::syscalls::{self, Access, Ending, Errno};
-use crate::{commands, console, end, print};
+use crate::{agent, commands, console, end, print};
 
 /// What the share is mounted by.
 const TAG: &str = "hostel.root";
@@ -72,6 +72,8 @@ fn run(mode: &str, port: usize) -> Result<(), Failure> {
     processes::set_host_name("hostel");
     // A kernel without networks has none to bring up.
     let _ = processes::bring_up_loopback();
+    // It works in this root, too.
+    agent::start();
     if filesystems::change_directory(directory).is_err() {
         let _ = filesystems::change_directory("/");
     }
