@@ -1,6 +1,6 @@
 //! Whether this host's KVM is nested: its processor's instructions for guests are those of another hypervisor.
 //!
-//! Then each exit, and so each first use of a page that KVM has to map, passes that hypervisor too and costs ten times as much.
+//! Then each exit, and so each first use of a page that KVM has to map, passes that hypervisor too.
 //! Sources: Intel SDM vol. 2A CPUID leaf 1 ECX (VMX, hypervisor present); AMD APM vol. 3 §E.4 (SVM).
 
 #[allow(unused_unsafe, reason = "safe since Rust 1.94")]

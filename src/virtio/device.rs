@@ -19,7 +19,8 @@ pub enum DeviceKind {
     FileSystem = 26,
 }
 
-/// A virtio device. It is called with its lock held and never waits, but at a reset.
+/// A virtio device. It is called with its lock held and never waits, but at a reset; one that does otherwise, because the host may
+/// be slow, is served by a thread of its own.
 pub trait VirtioDevice: Send {
     /// What it is.
     fn kind(&self) -> DeviceKind;
