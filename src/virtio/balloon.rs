@@ -189,8 +189,8 @@ fn statistics(chain: &mut Chain, ram: &GuestRam) -> Statistics {
 
 #[cfg(test)]
 mod tests {
-    use super::super::driver::DriverQueue;
-    use super::super::function::{ACKNOWLEDGE, DRIVER, DRIVER_OK, FEATURES_OK, NEEDS_RESET, VirtioFunction};
+    use super::super::driver::{self, DriverQueue};
+    use super::super::function::{NEEDS_RESET, VirtioFunction};
     use super::*;
     use crate::arch::layout::MIB;
     use crate::event_loop::Waker;
@@ -217,12 +217,8 @@ mod tests {
         let device = Box::new(Balloon::new(control.clone()));
         let mut function = VirtioFunction::new(device, ram.clone(), Waker::new().unwrap()).unwrap();
         let queues: Vec<_> = (1..=5).map(|at| DriverQueue::new(ram.clone(), at * 0x1000, 128)).collect();
-        function.set_driver_features(function.features() & (features | 1 << 32) & !(1 << 29));
-        function.set_status(ACKNOWLEDGE | DRIVER | FEATURES_OK);
-        for (index, queue) in (0..).zip(&queues) {
-            function.set_up_queue(index, |setup| *setup = queue.setup());
-        }
-        function.set_status(ACKNOWLEDGE | DRIVER | FEATURES_OK | DRIVER_OK);
+        let accepted = function.features() & (features | 1 << 32) & !(1 << 29);
+        driver::start(&mut function, accepted, &queues);
         assert_eq!(function.status(), 15);
         Guest { function, control, queues, ram }
     }

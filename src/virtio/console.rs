@@ -272,13 +272,13 @@ impl VirtioDevice for Console {
 
 #[cfg(test)]
 mod tests {
-    use super::super::driver::DriverQueue;
+    use super::super::driver::{self, DriverQueue};
     use super::*;
     use crate::arch::layout::MIB;
     use crate::bus::bus::lock;
     use crate::memory::map::MemoryMap;
     use crate::memory::ram::GuestRam;
-    use crate::virtio::function::{ACKNOWLEDGE, DRIVER, DRIVER_OK, FEATURES_OK, NEEDS_RESET, VirtioFunction};
+    use crate::virtio::function::{NEEDS_RESET, VirtioFunction};
     use std::collections::VecDeque;
     use std::sync::{Arc, Mutex};
 
@@ -340,12 +340,8 @@ mod tests {
         let console = Console::new(ports, Waker::new().unwrap());
         let mut function = VirtioFunction::new(Box::new(console), ram.clone(), Waker::new().unwrap()).unwrap();
         let queues: Vec<_> = (1..=6).map(|page| DriverQueue::new(ram.clone(), page * 0x1000, 16)).collect();
-        function.set_driver_features(features | 1 << 32);
-        function.set_status(ACKNOWLEDGE | DRIVER | FEATURES_OK);
-        for (index, queue) in (0..).zip(&queues).filter(|(index, _)| features & MULTIPORT != 0 || *index < 2) {
-            function.set_up_queue(index, |setup| *setup = queue.setup());
-        }
-        function.set_status(ACKNOWLEDGE | DRIVER | FEATURES_OK | DRIVER_OK);
+        let used = if features & MULTIPORT != 0 { queues.len() } else { 2 };
+        driver::start(&mut function, features | 1 << 32, &queues[..used]);
         Guest { function, hosts, queues, ram }
     }
 

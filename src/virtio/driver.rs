@@ -3,6 +3,7 @@
 //!
 //! Source: virtio 1.2 §2.7.
 
+use super::function::{ACKNOWLEDGE, DRIVER, DRIVER_OK, FEATURES_OK, VirtioFunction};
 use super::queue::QueueSetup;
 use crate::memory::ram::GuestRam;
 use std::sync::Arc;
@@ -35,6 +36,17 @@ pub struct DriverQueue {
     free: u16,
     available: u16,
     seen: u16,
+}
+
+/// Starts a device that was reset: accepts `features` and sets its first queues up (virtio 1.2 §3.1.1). Whether the device takes
+/// that is for the caller to look at.
+pub fn start<'a>(function: &mut VirtioFunction, features: u64, queues: impl IntoIterator<Item = &'a DriverQueue>) {
+    function.set_driver_features(features);
+    function.set_status(ACKNOWLEDGE | DRIVER | FEATURES_OK);
+    for (index, queue) in (0..).zip(queues) {
+        function.set_up_queue(index, |setup| *setup = queue.setup());
+    }
+    function.set_status(ACKNOWLEDGE | DRIVER | FEATURES_OK | DRIVER_OK);
 }
 
 impl DriverQueue {

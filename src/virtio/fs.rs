@@ -122,8 +122,8 @@ fn take(index: usize, queues: &mut Queues) -> Result<Option<(Chain, Request)>, Q
 
 #[cfg(test)]
 mod tests {
-    use super::super::driver::DriverQueue;
-    use super::super::function::{ACKNOWLEDGE, DRIVER, DRIVER_OK, FEATURES_OK, VirtioFunction};
+    use super::super::driver::{self, DriverQueue};
+    use super::super::function::VirtioFunction;
     use super::*;
     use crate::arch::layout::MIB;
     use crate::backend::share::client::{message, text};
@@ -169,12 +169,8 @@ mod tests {
             self.function.set_status(0);
             self.ram.write(0x1000, &[0; 0xf000]).unwrap();
             self.queues = [0x1000, 0x8000].map(|base| DriverQueue::new(self.ram.clone(), base, 64));
-            self.function.set_driver_features(self.function.features() & !(1 << 29));
-            self.function.set_status(ACKNOWLEDGE | DRIVER | FEATURES_OK);
-            for (index, queue) in (0..).zip(&self.queues) {
-                self.function.set_up_queue(index, |setup| *setup = queue.setup());
-            }
-            self.function.set_status(ACKNOWLEDGE | DRIVER | FEATURES_OK | DRIVER_OK);
+            let features = self.function.features() & !(1 << 29);
+            driver::start(&mut self.function, features, &self.queues);
             assert_eq!(self.function.status(), 15);
             let wishes = Fields::default().word(7).word(31).zeroes_to(16).done();
             assert!(self.ask(opcode::INIT, 0, &wishes, 64).is_ok());

@@ -193,7 +193,7 @@ impl VirtioDevice for Net {
 
 #[cfg(test)]
 mod tests {
-    use super::super::driver::DriverQueue;
+    use super::super::driver::{self, DriverQueue};
     use super::super::worker;
     use super::*;
     use crate::arch::layout::MIB;
@@ -201,7 +201,7 @@ mod tests {
     use crate::event_loop::Waker;
     use crate::memory::map::MemoryMap;
     use crate::memory::ram::GuestRam;
-    use crate::virtio::function::{ACKNOWLEDGE, DRIVER, DRIVER_OK, FEATURES_OK, NEEDS_RESET, VirtioFunction};
+    use crate::virtio::function::{NEEDS_RESET, VirtioFunction};
     use std::collections::VecDeque;
     use std::io::Write;
     use std::os::fd::{AsFd, OwnedFd};
@@ -276,12 +276,7 @@ mod tests {
         let net = Net::new([2, 0, 0, 0, 0, 1], Box::new(Port(cable.clone(), fd, Vec::new())));
         let mut function = VirtioFunction::new(Box::new(net), ram.clone(), Waker::new().unwrap()).unwrap();
         let queues = [0x1000, 0x2000].map(|base| DriverQueue::new(ram.clone(), base, 8));
-        function.set_driver_features(features);
-        function.set_status(ACKNOWLEDGE | DRIVER | FEATURES_OK);
-        for (index, queue) in (0..).zip(&queues) {
-            function.set_up_queue(index, |setup| *setup = queue.setup());
-        }
-        function.set_status(ACKNOWLEDGE | DRIVER | FEATURES_OK | DRIVER_OK);
+        driver::start(&mut function, features, &queues);
         let [receive, transmit] = queues;
         Guest { function, cable, receive, transmit, ram }
     }

@@ -129,7 +129,7 @@ impl VirtioDevice for Vsock {
 
 #[cfg(test)]
 mod tests {
-    use super::super::driver::DriverQueue;
+    use super::super::driver::{self, DriverQueue};
     use super::*;
     use crate::arch::layout::MIB;
     use crate::backend::socket_file::SocketFile;
@@ -139,7 +139,7 @@ mod tests {
     use crate::event_loop::{self, Interest, Waker};
     use crate::memory::map::MemoryMap;
     use crate::memory::ram::GuestRam;
-    use crate::virtio::function::{ACKNOWLEDGE, DRIVER, DRIVER_OK, FEATURES_OK, NEEDS_RESET, VirtioFunction};
+    use crate::virtio::function::{NEEDS_RESET, VirtioFunction};
     use std::io::{ErrorKind, Read, Write};
     use std::os::unix::net::{UnixListener, UnixStream};
     use std::path::PathBuf;
@@ -193,13 +193,8 @@ mod tests {
             self.ram.write(0x1000, &[0; 0x2000]).unwrap();
             self.counts = [0; 2];
             [self.receive, self.transmit] = [0x1000, 0x2000].map(|at| DriverQueue::new(self.ram.clone(), at, ENTRIES));
-            self.function.set_driver_features(self.function.features());
-            self.function.set_status(ACKNOWLEDGE | DRIVER | FEATURES_OK);
-            for (index, queue) in (0..).zip([&self.receive, &self.transmit]) {
-                let setup = queue.setup();
-                self.function.set_up_queue(index, |queue| *queue = setup);
-            }
-            self.function.set_status(ACKNOWLEDGE | DRIVER | FEATURES_OK | DRIVER_OK);
+            let features = self.function.features();
+            driver::start(&mut self.function, features, [&self.receive, &self.transmit]);
         }
 
         /// A receive buffer of this size, in the place that its head names.
