@@ -329,7 +329,8 @@ mod tests {
             }
             shortest = shortest.min(start.elapsed());
         }
-        assert!(shortest < Duration::from_millis(10), "{shortest:?} for five requests");
+        // Without bounds they would name a thousand million pages, which takes minutes.
+        assert!(shortest < Duration::from_millis(200), "{shortest:?} for five requests");
     }
 
     #[test]
