@@ -14,6 +14,9 @@ use vm_memory::{
     GuestRegionCollection, GuestRegionMmap,
 };
 
+/// Most holes in the address space that are found too small for RAM in its place.
+const HOLES_MAX: usize = 8;
+
 /// The guest's RAM.
 pub struct GuestRam {
     memory: GuestMemoryMmap,
@@ -199,18 +202,25 @@ impl GuestRam {
 
 /// Maps memory so that its pages and the guest's lie alike in huge pages, without which neither the host nor KVM uses any: RAM
 /// begins at a multiple of 2 MiB for the guest. Linux does so by itself since 6.7. Before, it puts a mapping right below the
-/// last one that fits there, so that one whose end is where it should be goes first. Where that does not come out right, the
-/// memory serves all the same.
+/// last one that fits there, so that one whose end is where it should be goes first. That may not fit into the hole where this one
+/// does: then the hole is kept full and the next one tried. Memory that comes out wrong even so serves all the same.
 fn map_ram(size: usize) -> Result<MmapRegion, MmapRegionError> {
-    let mapping = map_anonymous(size)?;
     let huge = HUGE_PAGE as usize;
-    let too_much = mapping.as_ptr() as usize % huge;
-    if too_much == 0 || size < huge {
-        return Ok(mapping);
+    let mut in_the_way = Vec::new();
+    loop {
+        let mapping = map_anonymous(size)?;
+        let too_much = mapping.as_ptr() as usize % huge;
+        if too_much == 0 || size < huge || in_the_way.len() == HOLES_MAX {
+            return Ok(mapping);
+        }
+        drop(mapping);
+        let _above = map_anonymous(size.next_multiple_of(huge) + too_much);
+        let mapping = map_anonymous(size)?;
+        if mapping.as_ptr() as usize % huge == 0 {
+            return Ok(mapping);
+        }
+        in_the_way.push(mapping);
     }
-    drop(mapping);
-    let _above = map_anonymous(size.next_multiple_of(huge) + too_much);
-    map_anonymous(size)
 }
 
 fn map_anonymous(size: usize) -> Result<MmapRegion, MmapRegionError> {
@@ -236,6 +246,9 @@ mod tests {
                 let slots = GuestRam::new(&MemoryMap::new(size).unwrap()).unwrap().slots();
                 slots.iter().all(|slot| slot.hva % HUGE_PAGE == slot.gpa % HUGE_PAGE)
             };
+            // Holes into which just this much fits.
+            let walls: Vec<_> = (0..6).map(|_| map_anonymous(size as usize).unwrap()).collect();
+            let _walls: Vec<_> = walls.into_iter().step_by(2).collect();
             // A test beside this one may take the place that was to be RAM's.
             assert!((0..100).any(|_| lies_alike()), "{size}");
         }
