@@ -68,7 +68,7 @@ const IMAGES: &[Image] = &[
 
 fn main() {
     println!("cargo:rerun-if-changed=build.rs");
-    for folder in ["asm", "bin", "init", "lib", "link"] {
+    for folder in ["asm", "bin", "init", "kernel", "lib", "link", "process"] {
         println!("cargo:rerun-if-changed=guest/{folder}");
     }
     let out = PathBuf::from(env::var_os("OUT_DIR").expect("cargo sets OUT_DIR"));
@@ -81,6 +81,7 @@ fn main() {
     let mut compile = rustc(Path::new("guest/lib/lib.rs"), &library);
     compile.args(["--crate-name", "guest", "--crate-type", "rlib"]);
     run(compile);
+    build_processes(&out);
 
     thread::scope(|scope| {
         for image in IMAGES {
@@ -168,6 +169,48 @@ fn build(image: &Image, out: &Path, library: &Path) {
         let elf = fs::read(&file).expect("the linker wrote the image");
         fs::write(&file, flatten(&elf, base)).expect("OUT_DIR is writable");
     }
+}
+
+/// Compiles the ring-3 programs of the sample kernel, each file in `guest/process`, to `process-NAME`: the kernel embeds them.
+fn build_processes(out: &Path) {
+    let library = out.join("libprocess.rlib");
+    let mut compile = rustc_ring3(Path::new("guest/process/lib/lib.rs"), &library);
+    compile.args(["--crate-name", "process", "--crate-type", "rlib"]);
+    run(compile);
+    thread::scope(|scope| {
+        for entry in fs::read_dir("guest/process").expect("the repository has it") {
+            let source = entry.expect("the folder can be read").path();
+            if source.extension().is_none_or(|extension| extension != "rs") {
+                continue;
+            }
+            let library = &library;
+            scope.spawn(move || {
+                let name = source.file_stem().expect("it has an extension").to_string_lossy().into_owned();
+                let mut command = rustc_ring3(&source, &out.join(format!("process-{name}")));
+                command.arg("--extern").arg(format!("process={}", library.display()));
+                command.args(["--crate-name", &name.replace('-', "_"), "-C", "strip=symbols"]);
+                for argument in [
+                    "-nostartfiles -nostdlib -static -no-pie",
+                    "-Wl,--build-id=none,--gc-sections,-z,max-page-size=4096",
+                    "-Wl,-T,guest/link/process.ld,-e,process_start",
+                ] {
+                    command.args(["-C", &format!("link-args={argument}")]);
+                }
+                run(command);
+            });
+        }
+    });
+}
+
+/// The compiler for ring 3: code that is native everywhere, so fast rather than small, and that finds all by its own address, for it
+/// lies above what 32 bits reach.
+fn rustc_ring3(source: &Path, output: &Path) -> Command {
+    let mut command = Command::new(env::var_os("RUSTC").expect("cargo sets RUSTC"));
+    command.arg(source).arg("-o").arg(output).args(["--edition", "2024"]);
+    for option in ["panic=abort", "opt-level=2", "codegen-units=1", "relocation-model=pic"] {
+        command.args(["-C", option]);
+    }
+    command
 }
 
 /// Compiles init, which is a Linux program, and packs it with what the kernel needs before init has mounted anything.
