@@ -216,7 +216,7 @@ fn map_ram(size: usize) -> Result<MmapRegion, MmapRegionError> {
         drop(mapping);
         let _above = map_anonymous(size.next_multiple_of(huge) + too_much);
         let mapping = map_anonymous(size)?;
-        if mapping.as_ptr() as usize % huge == 0 {
+        if (mapping.as_ptr() as usize).is_multiple_of(huge) {
             return Ok(mapping);
         }
         in_the_way.push(mapping);

@@ -1,6 +1,4 @@
-//! The system calls as functions: one each, pointers checked by the types.
-//!
-//! Source: `guest/kernel/abi.rs`.
+//! The system calls as functions: one each, pointers checked by the types. What each does stands in `guest/kernel/abi.rs`.
 
 use core::arch::asm;
 use core::ptr::null_mut;

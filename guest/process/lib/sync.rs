@@ -1,6 +1,6 @@
 //! A mutex and a condition variable on the kernel's futex: a system call only where somebody has to sleep or to be woken.
 //!
-//! Source: Drepper, "Futexes Are Tricky" §5 (the mutex of three states); POSIX.1-2017 `pthread_cond_wait` (wake-ups without cause).
+//! Source: Drepper, "Futexes Are Tricky" §5 (the mutex of three states).
 
 use core::sync::atomic::{AtomicU32, Ordering};
 
