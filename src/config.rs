@@ -2,6 +2,7 @@
 
 use crate::arch::irqchip::Irqchip;
 use crate::arch::layout::MAX_CPUS;
+use crate::backend::block::delay::DELAY_MAX;
 use crate::backend::block::disk::{DiskOptions, Mode};
 use crate::backend::block::image::DiskFormat;
 use crate::backend::local_socket::LocalAddress;
@@ -192,7 +193,7 @@ pub struct MachineConfig {
 #[derive(Args, Clone, Debug)]
 pub struct DevicesConfig {
     /// A virtio disk, a raw image file or a block device: PATH, with ,ro (only read), ,overlay (what the guest writes is gone at the
-    /// end), ,format=qcow2, ,direct (past the page cache) and ,id=NAME; repeatable
+    /// end), ,format=qcow2, ,direct (past the page cache), ,delay=TIME (each operation takes at least so long) and ,id=NAME; repeatable
     #[arg(long, value_name = "PATH", value_parser = parse_disk, help_heading = "Devices")]
     pub disk: Vec<DiskChoice>,
 
@@ -534,7 +535,7 @@ fn parse_console(text: &str) -> Result<ConsoleChoice, String> {
 }
 
 fn parse_disk(text: &str) -> Result<DiskChoice, String> {
-    const USAGE: &str = "use PATH[,ro][,overlay][,format=qcow2][,direct][,id=NAME]";
+    const USAGE: &str = "use PATH[,ro][,overlay][,format=qcow2][,direct][,delay=TIME][,id=NAME]";
     let mut words = text.split(',');
     let path = words.next().filter(|path| !path.is_empty()).ok_or(USAGE)?;
     let mut disk = DiskChoice { path: path.into(), options: DiskOptions::default(), id: None };
@@ -548,6 +549,12 @@ fn parse_disk(text: &str) -> Result<DiskChoice, String> {
             Some(("format", "raw")) => options.format = DiskFormat::Raw,
             Some(("format", "qcow2")) => options.format = DiskFormat::Qcow2,
             Some(("format", other)) => return Err(format!("unknown format {other:?}: use raw or qcow2")),
+            Some(("delay", text)) => {
+                options.delay = parse_duration(text)
+                    .ok()
+                    .filter(|delay| *delay <= DELAY_MAX)
+                    .ok_or("a delay is a time up to 1s, as 5ms")?;
+            }
             Some(("id", id)) if !id.is_empty() && id.len() <= ID_SIZE && id.bytes().all(|c| c.is_ascii_graphic()) => {
                 disk.id = Some(id.into());
             }
@@ -683,12 +690,16 @@ mod tests {
         assert_eq!(parse_disk("a.img"), Ok(disk(Mode::Write, None)));
         assert_eq!(parse_disk("a.img,ro,id=root"), Ok(disk(Mode::Read, Some("root"))));
         assert_eq!(parse_disk("a.img,id=12345678901234567890,overlay").unwrap().options.mode, Mode::Overlay);
-        let options = DiskOptions { mode: Mode::Read, format: DiskFormat::Raw, direct: true };
+        let options = DiskOptions { mode: Mode::Read, format: DiskFormat::Raw, direct: true, delay: Duration::ZERO };
         assert_eq!(parse_disk("a.img,direct,ro,format=raw").unwrap().options, options);
         assert_eq!(parse_disk("a.img,format=qcow2").unwrap().options.format, DiskFormat::Qcow2);
+        assert_eq!(parse_disk("a.img,delay=5ms").unwrap().options.delay, Duration::from_millis(5));
         for bad in [
             "",
             ",ro",
+            "a,delay=2s",
+            "a,delay=0",
+            "a,delay",
             "a,",
             "a,ro,overlay",
             "a,overlay,ro",

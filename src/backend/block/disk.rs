@@ -6,6 +6,7 @@
 //! Sources: preadv2(2), fallocate(2).
 
 use super::buffers::HostBuffers;
+use super::delay::Delayed;
 use super::engine::{self, Call, Done, Engine, Operation, Store};
 use super::image::{Access, DiskError, DiskFormat, Image, SECTOR};
 use super::overlay::Layer;
@@ -14,6 +15,7 @@ use rustix::fs::FallocateFlags;
 use std::io;
 use std::os::fd::BorrowedFd;
 use std::path::Path;
+use std::time::Duration;
 
 /// Times in a row that the host may ask to try again before that is an error.
 const RETRIES_MAX: u8 = 16;
@@ -39,6 +41,8 @@ pub struct DiskOptions {
     pub format: DiskFormat,
     /// Whether to go past the host's page cache where a request allows it.
     pub direct: bool,
+    /// How long each operation of the host takes at least; 0: as long as it does.
+    pub delay: Duration,
 }
 
 /// What a guest asks of a disk.
@@ -143,6 +147,10 @@ impl<T> Disk<T> {
         let engine = match options.format {
             DiskFormat::Raw => engine::best(depth),
             DiskFormat::Qcow2 => Threads::new(1).map(|threads| Box::new(threads) as Box<dyn Engine>),
+        };
+        let engine = match options.delay {
+            Duration::ZERO => engine,
+            delay => engine.and_then(|engine| Ok(Box::new(Delayed::new(engine, delay)?) as Box<dyn Engine>)),
         };
         let engine = engine.map_err(DiskError::Engine)?;
         Ok(Disk::new(image, mode, layer, engine))

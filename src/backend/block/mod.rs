@@ -3,6 +3,7 @@
 
 pub mod buffers;
 pub mod calls;
+pub mod delay;
 pub mod disk;
 pub mod engine;
 pub mod image;
