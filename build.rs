@@ -66,6 +66,9 @@ const IMAGES: &[Image] = &[
     image("virtio-net", "virtio-net", "pvh_start", Shape::Elf(ELF_BASE)),
 ];
 
+/// Programs on the thread models, which are built for Linux too: tests hold the same code to its rules there.
+const THREAD_PROGRAMS: &[&str] = &["threads", "race"];
+
 fn main() {
     println!("cargo:rerun-if-changed=build.rs");
     for folder in ["asm", "bin", "init", "kernel", "lib", "link", "process"] {
@@ -89,6 +92,7 @@ fn main() {
             scope.spawn(move || build(image, out, library));
         }
         scope.spawn(|| build_initramfs(&out));
+        scope.spawn(|| build_thread_programs_for_linux(&out));
     });
 }
 
@@ -216,16 +220,8 @@ fn rustc_ring3(source: &Path, output: &Path) -> Command {
 /// Compiles init, which is a Linux program, and packs it with what the kernel needs before init has mounted anything.
 fn build_initramfs(out: &Path) {
     let init = out.join("init");
-    let mut command = rustc(Path::new("guest/init/init.rs"), &init);
-    command.args(["-C", "strip=symbols"]);
-    for argument in [
-        "-nostartfiles -nostdlib -static -no-pie",
-        // As in the guests' linker script: the precompiled `core` names this function, nothing calls it.
-        "-Wl,--build-id=none,--gc-sections,-z,max-page-size=4096,--defsym=rust_eh_personality=0,--strip-all",
-    ] {
-        command.args(["-C", &format!("link-args={argument}")]);
-    }
-    run(command);
+    let command = rustc(Path::new("guest/init/init.rs"), &init);
+    run(for_linux(command));
     let mut archive = cpio::Archive::default();
     for directory in ["/dev", "/proc", "/sys"] {
         archive.directory(directory);
@@ -234,6 +230,35 @@ fn build_initramfs(out: &Path) {
     archive.character_device("/dev/console", 0o600, 5, 1);
     archive.file("/init", 0o755, &fs::read(&init).expect("the linker wrote init"));
     fs::write(out.join("initramfs"), archive.finish()).expect("OUT_DIR is writable");
+}
+
+/// What makes a static program for Linux of what `command` compiles, without a C library.
+fn for_linux(mut command: Command) -> Command {
+    command.args(["-C", "strip=symbols"]);
+    for argument in [
+        "-nostartfiles -nostdlib -static -no-pie",
+        // As in the guests' linker script: the precompiled `core` names this function, nothing calls it.
+        "-Wl,--build-id=none,--gc-sections,-z,max-page-size=4096,--defsym=rust_eh_personality=0,--strip-all",
+    ] {
+        command.args(["-C", &format!("link-args={argument}")]);
+    }
+    command
+}
+
+/// Compiles the thread models for Linux, and the programs on them.
+fn build_thread_programs_for_linux(out: &Path) {
+    let library = out.join("liblinux_threads.rlib");
+    let mut compile = rustc(Path::new("guest/process/threads/lib.rs"), &library);
+    compile.args(["--crate-name", "threads", "--crate-type", "rlib", "--cfg", "linux", "--check-cfg", "cfg(linux)"]);
+    run(compile);
+    for program in THREAD_PROGRAMS {
+        let source = Path::new("guest/process/bin").join(program).join("main.rs");
+        let mut compile = rustc(&source, &out.join(format!("linux-{program}")));
+        // The library has a program `main` of the same name.
+        compile.args(["--crate-name", &format!("{program}_program")]);
+        compile.arg("--extern").arg(format!("threads={}", library.display()));
+        run(for_linux(compile));
+    }
 }
 
 /// Runs a compiler; the build fails with its messages if it does.
