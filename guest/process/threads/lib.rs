@@ -20,3 +20,6 @@ pub mod queue;
 pub mod spin;
 pub mod text;
 pub mod thread;
+
+#[path = "../../lib/words.rs"]
+pub mod words;

@@ -62,7 +62,9 @@ impl Model for OneToOne {
 }
 
 /// The first function of a kernel thread, on the stack below its block.
-extern "C" fn begin(thread: &'static Thread) -> ! {
+extern "C" fn begin(block: u64) -> ! {
+    // SAFETY: `create` gives its address, and the block stays.
+    let thread = unsafe { &*(block as *const Thread) };
     thread.run_entry();
     kernel::exit_thread()
 }

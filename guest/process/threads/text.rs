@@ -1,13 +1,13 @@
 //! Lines of text, put together in memory and written at once, so that those of two threads do not mix.
 
+use core::fmt::{self, Write};
+
 use crate::kernel;
 
 /// Bytes that a line holds; what is longer is cut.
 const LINE_BYTES: usize = 160;
-/// Digits of the longest number.
-const DIGITS: usize = 20;
 
-/// A line that is being put together.
+/// A line that is being put together with `write!`, which does not fail.
 pub struct Line {
     bytes: [u8; LINE_BYTES],
     length: usize,
@@ -19,67 +19,47 @@ impl Default for Line {
     }
 }
 
+impl Write for Line {
+    fn write_str(&mut self, text: &str) -> fmt::Result {
+        for (place, byte) in self.bytes[self.length..].iter_mut().zip(text.bytes()) {
+            *place = byte;
+            self.length += 1;
+        }
+        Ok(())
+    }
+}
+
+/// For `line!`.
+pub fn print(text: fmt::Arguments) {
+    let mut line = Line::default();
+    let _ = writeln!(line, "{text}");
+    kernel::write(&line.bytes[..line.length]);
+}
+
+/// Prints a line, as `std::println!` does.
+#[macro_export]
+macro_rules! line {
+    ($($argument:tt)*) => { $crate::text::print(core::format_args!($($argument)*)) };
+}
+
+/// Thousandths as a decimal number: with two digits behind the point as long as it is small.
+pub struct Thousandths(pub u64);
+
+impl fmt::Display for Thousandths {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        if self.0 >= 100_000 {
+            return fmt::Display::fmt(&((self.0 + 500) / 1000), f);
+        }
+        let hundredths = (self.0 + 5) / 10;
+        let mut text = Line::default();
+        write!(text, "{}.{:02}", hundredths / 100, hundredths % 100)?;
+        f.pad(text.as_str())
+    }
+}
+
 impl Line {
-    /// An empty line.
-    pub fn new() -> Line {
-        Line::default()
-    }
-
-    /// Adds text.
-    pub fn text(&mut self, text: &str) -> &mut Line {
-        for &byte in text.as_bytes() {
-            if self.length < LINE_BYTES - 1 {
-                self.bytes[self.length] = byte;
-                self.length += 1;
-            }
-        }
-        self
-    }
-
-    /// Adds a number.
-    pub fn number(&mut self, number: u64) -> &mut Line {
-        let (mut digits, mut first, mut rest) = ([0; DIGITS], DIGITS, number);
-        while first == DIGITS || rest > 0 {
-            first -= 1;
-            digits[first] = b'0' + (rest % 10) as u8;
-            rest /= 10;
-        }
-        self.text(core::str::from_utf8(&digits[first..]).expect("digits are text"))
-    }
-
-    /// Adds thousandths as a decimal number: so many digits behind the point as the number is worth, two or none.
-    pub fn thousandths(&mut self, number: u64) -> &mut Line {
-        if number >= 100_000 {
-            return self.number((number + 500) / 1000);
-        }
-        let hundredths = (number + 5) / 10;
-        self.number(hundredths / 100).text(".").number(hundredths / 10 % 10).number(hundredths % 10)
-    }
-
-    /// Adds spaces up to this column.
-    pub fn up_to(&mut self, column: usize) -> &mut Line {
-        while self.length < column.min(LINE_BYTES - 1) {
-            self.text(" ");
-        }
-        self
-    }
-
-    /// Adds what `cell` puts together so that it ends at this column.
-    pub fn right(&mut self, column: usize, cell: impl FnOnce(&mut Line)) -> &mut Line {
-        let mut part = Line::new();
-        cell(&mut part);
-        self.up_to(column.saturating_sub(part.length)).text(part.as_str())
-    }
-
     /// What is there so far.
     pub fn as_str(&self) -> &str {
-        core::str::from_utf8(&self.bytes[..self.length]).expect("only text is added, and it is cut at a byte of ASCII")
-    }
-
-    /// Writes the line.
-    pub fn print(&mut self) {
-        self.bytes[self.length] = b'\n';
-        kernel::write(&self.bytes[..=self.length]);
-        self.length = 0;
+        core::str::from_utf8(&self.bytes[..self.length]).unwrap_or_default()
     }
 }

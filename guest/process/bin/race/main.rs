@@ -11,13 +11,14 @@
 use core::cell::UnsafeCell;
 use core::ptr;
 
-use threads::kernel::{self, Arguments};
+use threads::kernel;
 use threads::many_to_many::ManyToMany;
 use threads::many_to_one::ManyToOne;
 use threads::model::{Handle, Model};
 use threads::one_to_one::OneToOne;
 use threads::sync::Mutex;
-use threads::text::Line;
+use threads::words::Words;
+use threads::{line, program};
 
 /// Threads, of which there are always two for a processor, so that giving it away has another run.
 const THREADS_MIN: usize = 4;
@@ -35,22 +36,25 @@ struct Counter<M> {
 // SAFETY: the race is the point; each access is a single instruction.
 unsafe impl<M> Sync for Counter<M> {}
 
-#[unsafe(no_mangle)]
-fn main(mut words: Arguments) -> usize {
+program!(main);
+
+fn main(arguments: &'static [u8]) -> u64 {
+    let mut words = Words::of(arguments);
     let model = match (words.next(), words.next(), words.next()) {
         (None, ..) => b"1:1",
         (Some(b"--model"), Some(model), None) => model,
         _ => b"",
     };
-    match model {
+    let wrong = match model {
         b"n:1" => ManyToOne::run(1, show::<ManyToOne>, 0),
         b"1:1" => OneToOne::run(1, show::<OneToOne>, 0),
         b"m:n" => ManyToMany::run(kernel::cpus(), show::<ManyToMany>, 0),
         _ => {
-            Line::new().text("race [--model n:1|1:1|m:n]").print();
+            line!("race [--model n:1|1:1|m:n]");
             2
         }
-    }
+    };
+    wrong as u64
 }
 
 /// The first thread: has others add in three ways. Returns how many ways went wrong that must not.
@@ -104,9 +108,7 @@ fn count<M: Model>(how: &str, additions: usize, add: fn(&Counter<M>)) -> usize {
         M::join(handle);
     }
     let (right, counted) = (threads * additions, task.counter.value.into_inner());
-    let mut line = Line::new();
-    line.number(threads as u64).text(" threads, ").text(how).text(": ").up_to(50);
-    line.number(counted as u64).text(" of ").number(right as u64);
-    if counted == right { line.text(": right") } else { line.text(": wrong") }.print();
+    let verdict = if counted == right { "right" } else { "wrong" };
+    line!("{threads} threads, {how:<33} {counted} of {right}: {verdict}");
     right - counted
 }

@@ -12,32 +12,35 @@ mod work;
 
 use measure::{Question, measure};
 use table::Column;
-use threads::kernel::{self, Arguments};
+use threads::kernel;
 use threads::many_to_many::ManyToMany;
 use threads::many_to_one::ManyToOne;
 use threads::model::Model;
 use threads::one_to_one::OneToOne;
-use threads::text::Line;
+use threads::words::Words;
+use threads::{line, program};
 
-const THREADS_MAX: usize = 10_000;
-const WORK_MAX: usize = 10_000;
+const MODELS: [&[u8]; 3] = [b"n:1", b"1:1", b"m:n"];
+const THREADS_MAX: u64 = 10_000;
+const WORK_MAX: u64 = 10_000;
 
 /// What was typed.
 struct Options {
     model: Option<&'static [u8]>,
-    threads: usize,
-    million_steps: usize,
+    threads: u64,
+    million_steps: u64,
 }
 
-#[unsafe(no_mangle)]
-fn main(arguments: Arguments) -> usize {
-    let Some(options) = options(arguments) else {
-        Line::new().text("threads [--model n:1|1:1|m:n] [--threads 1..10000] [--work 1..10000]").print();
+program!(main);
+
+fn main(arguments: &'static [u8]) -> u64 {
+    let Some(options) = options(Words::of(arguments)) else {
+        line!("threads [--model n:1|1:1|m:n] [--threads 1..10000] [--work 1..10000]");
         return 2;
     };
     let question = Question {
-        threads: options.threads,
-        steps: options.million_steps as u64 * 1_000_000,
+        threads: options.threads as usize,
+        steps: options.million_steps * 1_000_000,
         cpus: kernel::cpus(),
         memory_before: kernel::memory(),
     };
@@ -57,22 +60,15 @@ fn main(arguments: Arguments) -> usize {
 }
 
 /// The options, if all are right.
-fn options(mut words: Arguments) -> Option<Options> {
+fn options(mut words: Words<'static>) -> Option<Options> {
     let mut options = Options { model: None, threads: 1000, million_steps: 20 };
     while let Some(word) = words.next() {
-        let value = words.next()?;
         match word {
-            b"--model" if matches!(value, b"n:1" | b"1:1" | b"m:n") => options.model = Some(value),
-            b"--threads" => options.threads = number(value, THREADS_MAX)?,
-            b"--work" => options.million_steps = number(value, WORK_MAX)?,
+            b"--model" => options.model = Some(words.next().filter(|model| MODELS.contains(model))?),
+            b"--threads" => options.threads = words.number().filter(|number| (1..=THREADS_MAX).contains(number))?,
+            b"--work" => options.million_steps = words.number().filter(|number| (1..=WORK_MAX).contains(number))?,
             _ => return None,
         }
     }
     Some(options)
-}
-
-/// A number from 1 to `most`.
-fn number(word: &[u8], most: usize) -> Option<usize> {
-    let value = core::str::from_utf8(word).ok()?.parse().ok()?;
-    (1..=most).contains(&value).then_some(value)
 }

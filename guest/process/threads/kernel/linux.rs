@@ -60,7 +60,7 @@ pub fn map(bytes: usize) -> Option<usize> {
 }
 
 /// Starts a thread of the kernel's that runs `begin` below `thread`'s block; its number. `None`: the kernel has no more of them.
-pub fn start_thread(begin: extern "C" fn(&'static Thread) -> !, thread: &'static Thread) -> Option<usize> {
+pub fn start_thread(begin: extern "C" fn(u64) -> !, thread: &'static Thread) -> Option<usize> {
     CALLS.fetch_add(1, Ordering::Relaxed);
     let result: isize;
     // At its end the kernel clears `alive` and wakes who waits for it: nobody is on the stack any more.
@@ -68,7 +68,7 @@ pub fn start_thread(begin: extern "C" fn(&'static Thread) -> !, thread: &'static
     unsafe {
         asm!("syscall", "test rax, rax", "jnz 2f", "xor ebp, ebp", "mov rdi, r12", "call r13", "ud2", "2:",
             inlateout("rax") CLONE => result, in("rdi") THREAD_FLAGS, in("rsi") thread.address(), in("rdx") 0,
-            in("r10") thread.alive.as_ptr(), in("r8") 0, in("r12") thread, in("r13") begin, out("rcx") _, out("r11") _);
+            in("r10") thread.alive.as_ptr(), in("r8") 0, in("r12") thread.address(), in("r13") begin, out("rcx") _, out("r11") _);
     }
     usize::try_from(result).ok()
 }
@@ -169,43 +169,47 @@ pub fn exit(status: usize) -> ! {
     }
 }
 
+/// Makes `main`, a `fn(&'static [u8]) -> u64`, what the program begins with.
+#[macro_export]
+macro_rules! program {
+    ($main:path) => {
+        #[unsafe(no_mangle)]
+        extern "C" fn linux_main(arguments: *const u8, bytes: usize) -> u64 {
+            // SAFETY: `start` has put them together, and they stay.
+            $main(unsafe { core::slice::from_raw_parts(arguments, bytes) })
+        }
+    };
+}
+
+unsafe extern "C" {
+    fn linux_main(arguments: *const u8, bytes: usize) -> u64;
+}
+
 global_asm!(".globl _start", "_start:", "xor ebp, ebp", "mov rdi, rsp", "and rsp, -16", "call {start}", "ud2", start = sym start);
 
-unsafe extern "Rust" {
-    fn main(arguments: Arguments) -> usize;
-}
+/// Most bytes of the arguments, as on the sample kernel.
+const ARGUMENT_BYTES_MAX: usize = 512;
 
-/// What the program is started with (System V ABI AMD64 §3.4.1): a number, pointers to so many strings, and a null pointer.
+/// Where a program starts: on its stack are a number, pointers to so many strings, and a null pointer (System V ABI AMD64 §3.4.1). The
+/// sample kernel hands over a line, so the strings behind the program's name are put together.
 unsafe extern "C" fn start(stack: *const usize) -> ! {
-    // SAFETY: the kernel has put the program's name and the rest there.
-    exit(unsafe { main(Arguments(stack.add(2).cast())) })
-}
-
-/// The words behind the program's name.
-#[derive(Clone)]
-pub struct Arguments(*const *const u8);
-
-impl Iterator for Arguments {
-    type Item = &'static [u8];
-
-    fn next(&mut self) -> Option<&'static [u8]> {
-        // SAFETY: the list ends with a null pointer, each string with a zero byte.
-        unsafe {
-            let word = *self.0;
-            if word.is_null() {
-                return None;
-            }
-            self.0 = self.0.add(1);
-            Some(core::ffi::CStr::from_ptr(word.cast()).to_bytes())
-        }
+    let (mut line, mut length) = ([0; ARGUMENT_BYTES_MAX], 0);
+    // SAFETY: the kernel has put that there, and each string ends with a zero byte.
+    let words = (2..).map_while(|index| unsafe {
+        let word = stack.add(index).read() as *const core::ffi::c_char;
+        (!word.is_null()).then(|| core::ffi::CStr::from_ptr(word).to_bytes())
+    });
+    for &byte in words.flat_map(|word| word.iter().chain(b" ")) {
+        assert!(length < ARGUMENT_BYTES_MAX, "the arguments are too long");
+        line[length] = byte;
+        length += 1;
     }
+    // SAFETY: `program!` has made it, and `line` is there until the process ends.
+    exit(unsafe { linux_main(line.as_ptr(), length) } as usize)
 }
 
 #[panic_handler]
 fn panic(info: &core::panic::PanicInfo) -> ! {
-    if let Some(message) = info.message().as_str() {
-        write(message.as_bytes());
-        write(b"\n");
-    }
+    crate::line!("{info}");
     exit(101)
 }

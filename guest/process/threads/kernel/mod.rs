@@ -5,9 +5,13 @@
 
 #[cfg(linux)]
 mod linux;
+#[cfg(not(linux))]
+mod sample;
 
 #[cfg(linux)]
 pub use linux::*;
+#[cfg(not(linux))]
+pub use sample::*;
 
 /// Bytes of memory.
 #[derive(Clone, Copy)]
