@@ -67,7 +67,8 @@ const IMAGES: &[Image] = &[
 ];
 
 /// Programs on the thread models, which are built for Linux too: tests hold the same code to its rules there.
-const THREAD_PROGRAMS: &[&str] = &["threads", "race"];
+const THREAD_PROGRAMS: [(&str, &str); 2] =
+    [("threads", "guest/process/threads/main.rs"), ("race", "guest/process/race.rs")];
 
 fn main() {
     println!("cargo:rerun-if-changed=build.rs");
@@ -175,23 +176,24 @@ fn build(image: &Image, out: &Path, library: &Path) {
     }
 }
 
-/// Compiles the ring-3 programs of the sample kernel, each file in `guest/process`, to `process-NAME`: the kernel embeds them.
+/// Compiles the ring-3 programs of the sample kernel to `process-NAME`: each file in `guest/process`, and each folder that has a
+/// `main.rs`. The kernel embeds them.
 fn build_processes(out: &Path) {
-    let library = out.join("libprocess.rlib");
-    let mut compile = rustc_ring3(Path::new("guest/process/lib/lib.rs"), &library);
-    compile.args(["--crate-name", "process", "--crate-type", "rlib"]);
-    run(compile);
+    for (name, source) in [("process", "guest/process/lib/lib.rs"), ("models", "guest/process/models/lib.rs")] {
+        let mut compile = rustc_ring3(Path::new(source), &out.join(format!("lib{name}.rlib")));
+        compile.args(["--crate-name", name, "--crate-type", "rlib", "--check-cfg", "cfg(linux)"]);
+        run(with_libraries(compile, out));
+    }
     thread::scope(|scope| {
         for entry in fs::read_dir("guest/process").expect("the repository has it") {
-            let source = entry.expect("the folder can be read").path();
-            if source.extension().is_none_or(|extension| extension != "rs") {
+            let path = entry.expect("the folder can be read").path();
+            let source = if path.is_dir() { path.join("main.rs") } else { path.clone() };
+            if !source.exists() || source.extension().is_none_or(|extension| extension != "rs") {
                 continue;
             }
-            let library = &library;
             scope.spawn(move || {
-                let name = source.file_stem().expect("it has an extension").to_string_lossy().into_owned();
+                let name = path.file_stem().expect("it has a name").to_string_lossy().into_owned();
                 let mut command = rustc_ring3(&source, &out.join(format!("process-{name}")));
-                command.arg("--extern").arg(format!("process={}", library.display()));
                 command.args(["--crate-name", &name.replace('-', "_"), "-C", "strip=symbols"]);
                 for argument in [
                     "-nostartfiles -nostdlib -static -no-pie",
@@ -200,10 +202,19 @@ fn build_processes(out: &Path) {
                 ] {
                     command.args(["-C", &format!("link-args={argument}")]);
                 }
-                run(command);
+                run(with_libraries(command, out));
             });
         }
     });
+}
+
+/// Has `command` find the libraries of ring-3 programs, as far as they are built.
+fn with_libraries(mut command: Command, out: &Path) -> Command {
+    command.arg("-L").arg(out);
+    for name in ["process", "models"] {
+        command.arg("--extern").arg(name);
+    }
+    command
 }
 
 /// The compiler for ring 3: code that is native everywhere, so fast rather than small, and that finds all by its own address, for it
@@ -247,16 +258,13 @@ fn for_linux(mut command: Command) -> Command {
 
 /// Compiles the thread models for Linux, and the programs on them.
 fn build_thread_programs_for_linux(out: &Path) {
-    let library = out.join("liblinux_threads.rlib");
-    let mut compile = rustc(Path::new("guest/process/threads/lib.rs"), &library);
-    compile.args(["--crate-name", "threads", "--crate-type", "rlib", "--cfg", "linux", "--check-cfg", "cfg(linux)"]);
+    let library = out.join("liblinux_models.rlib");
+    let mut compile = rustc_ring3(Path::new("guest/process/models/lib.rs"), &library);
+    compile.args(["--crate-name", "models", "--crate-type", "rlib", "--cfg", "linux"]);
     run(compile);
-    for program in THREAD_PROGRAMS {
-        let source = Path::new("guest/process/bin").join(program).join("main.rs");
-        let mut compile = rustc(&source, &out.join(format!("linux-{program}")));
-        // The library has a program `main` of the same name.
-        compile.args(["--crate-name", &format!("{program}_program")]);
-        compile.arg("--extern").arg(format!("threads={}", library.display()));
+    for (program, source) in THREAD_PROGRAMS {
+        let mut compile = rustc_ring3(Path::new(source), &out.join(format!("linux-{program}")));
+        compile.args(["--crate-name", program]).arg("--extern").arg(format!("models={}", library.display()));
         run(for_linux(compile));
     }
 }

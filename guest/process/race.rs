@@ -11,14 +11,14 @@
 use core::cell::UnsafeCell;
 use core::ptr;
 
-use threads::kernel;
-use threads::many_to_many::ManyToMany;
-use threads::many_to_one::ManyToOne;
-use threads::model::{Handle, Model};
-use threads::one_to_one::OneToOne;
-use threads::sync::Mutex;
-use threads::words::Words;
-use threads::{line, program};
+use models::kernel;
+use models::many_to_many::ManyToMany;
+use models::many_to_one::ManyToOne;
+use models::model::{Handle, Model};
+use models::one_to_one::OneToOne;
+use models::sync::Mutex;
+use models::words::Words;
+use models::{line, program};
 
 /// Threads, of which there are always two for a processor, so that giving it away has another run.
 const THREADS_MIN: usize = 4;

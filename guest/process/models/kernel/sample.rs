@@ -1,6 +1,6 @@
 //! The sample kernel below the threads.
 //!
-//! Source: `guest/kernel/abi.rs`.
+//! What it may ask for stands in `guest/kernel/abi.rs`.
 
 use core::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 
@@ -9,8 +9,6 @@ use process::{call, text};
 
 use super::Memory;
 use crate::thread::Thread;
-
-pub use process::program;
 
 /// Ticks of the time stamp counter in a millisecond; 0 until the kernel is asked.
 static TICKS_PER_MS: AtomicU64 = AtomicU64::new(0);
@@ -85,7 +83,7 @@ pub fn write(bytes: &[u8]) {
 
 /// System calls of the process so far.
 pub fn system_calls() -> u64 {
-    call::usage().process_system_calls
+    call::usage().system_calls
 }
 
 /// What the process and its threads have.

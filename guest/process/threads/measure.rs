@@ -5,9 +5,9 @@ use core::hint::black_box;
 use core::marker::PhantomData;
 use core::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
-use threads::kernel;
-use threads::model::{Handle, Model};
-use threads::sync::{Condvar, Mutex};
+use models::kernel;
+use models::model::{Handle, Model};
+use models::sync::{Condvar, Mutex};
 
 use crate::work::work;
 

@@ -2,8 +2,8 @@
 
 use core::fmt::{self, Display, Write};
 
-use threads::line;
-use threads::text::{Line, Thousandths};
+use models::line;
+use models::text::{Line, Thousandths};
 
 use crate::measure::{Cost, Figures, LWPS, Memory, Question};
 

@@ -11,14 +11,14 @@ mod table;
 mod work;
 
 use measure::{Question, measure};
+use models::kernel;
+use models::many_to_many::ManyToMany;
+use models::many_to_one::ManyToOne;
+use models::model::Model;
+use models::one_to_one::OneToOne;
+use models::words::Words;
+use models::{line, program};
 use table::Column;
-use threads::kernel;
-use threads::many_to_many::ManyToMany;
-use threads::many_to_one::ManyToOne;
-use threads::model::Model;
-use threads::one_to_one::OneToOne;
-use threads::words::Words;
-use threads::{line, program};
 
 const MODELS: [&[u8]; 3] = [b"n:1", b"1:1", b"m:n"];
 const THREADS_MAX: u64 = 10_000;

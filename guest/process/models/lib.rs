@@ -21,5 +21,9 @@ pub mod spin;
 pub mod text;
 pub mod thread;
 
+#[cfg(linux)]
 #[path = "../../lib/words.rs"]
 pub mod words;
+
+#[cfg(not(linux))]
+pub use process::{program, words};
