@@ -10,6 +10,7 @@ use super::io::{IoHandler, MachineIo};
 use super::outcome::{Outcome, Stopped};
 use super::phases::{Phases, now_us};
 use super::root::{CommandNews, StatusPort};
+use super::storing::Storing;
 use super::tracing::TracingError;
 use super::virtio::{self, DeviceError, Opened};
 use super::watch::Watch;
@@ -35,7 +36,6 @@ use crate::virtio::console::Console as VirtioConsole;
 use std::io;
 use std::sync::Arc;
 use std::sync::mpsc::Receiver;
-use std::thread;
 use std::time::{Duration, Instant};
 
 /// How long a kernel that said it panicked may go on printing what it knows.
@@ -44,8 +44,6 @@ const PANIC_GRACE: Duration = Duration::from_millis(300);
 const LOOKS: usize = 16;
 /// How long a guest may take to send statistics of its memory.
 const BALLOON_PATIENCE: Duration = Duration::from_secs(1);
-/// How much the thread that caches a kernel yields to the vCPUs.
-const NICE_OF_STORING: i32 = 19;
 
 /// A run that is over.
 pub struct Finished {
@@ -183,25 +181,16 @@ pub fn run(
         looks,
         counters,
     };
-    if let Some(job) = store {
-        start_storing(job);
-    }
+    let storing = store.map(Storing::start);
     let outcome = control.decide()?;
     phases.guest = now_us();
     phases.first_entry = control.cpus.first_entry_us();
-    Ok(control.finish(outcome, phases))
-}
-
-/// Caches a kernel while the guest runs, on a thread that yields to it and that the end of the process may cut short.
-fn start_storing(job: StoreJob) {
-    let store = move || {
-        let _ = rustix::process::nice(NICE_OF_STORING);
-        if let Err(error) = job.run() {
-            say(&format!("{error}; the next start will unpack it again"));
-        }
-    };
-    // Without a thread for it, the kernel is unpacked again next time.
-    let _ = thread::Builder::new().name("kernel cache".into()).spawn(store);
+    let finished = control.finish(outcome, phases);
+    match storing {
+        Some(storing) if !matches!(finished.outcome, Outcome::Signal(_) | Outcome::Quit) => storing.finish(),
+        _ => {}
+    }
+    Ok(finished)
 }
 
 /// The control loop's state.

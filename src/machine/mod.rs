@@ -20,6 +20,7 @@ pub mod report;
 pub mod report_file;
 pub mod root;
 pub mod run;
+pub mod storing;
 pub mod trace_checked;
 pub mod trace_shown;
 pub mod tracing;
