@@ -187,6 +187,11 @@ pub struct MachineConfig {
     /// Interrupt controllers; by default what the image needs
     #[arg(long, value_name = "KIND", value_enum, help_heading = "Machine")]
     pub irqchip: Option<IrqchipChoice>,
+
+    /// The machine's name, from which its network devices have their addresses; with --root, the guest's host name [default: the
+    /// image's name]
+    #[arg(long, value_name = "NAME", value_parser = parse_name, help_heading = "Machine")]
+    pub name: Option<String>,
 }
 
 /// What the machine has of the host.
@@ -270,7 +275,7 @@ impl DevicesConfig {
 pub struct NetChoice {
     /// Where its frames go.
     pub kind: NetKind,
-    /// Its address; by default one that comes from the image's name and the device's number.
+    /// Its address; by default one that comes from the machine's name and the device's number.
     pub mac: Option<[u8; 6]>,
 }
 
@@ -482,6 +487,10 @@ pub enum ReportChoice {
 
 fn parse_ram(text: &str) -> Result<MemoryMap, String> {
     MemoryMap::new(parse_size(text)?).map_err(|error| error.to_string())
+}
+
+fn parse_name(text: &str) -> Result<String, String> {
+    if is_name(text) { Ok(text.into()) } else { Err("a name has 1 to 32 letters, digits, - and _".into()) }
 }
 
 fn parse_duration(text: &str) -> Result<Duration, String> {
@@ -768,6 +777,8 @@ mod tests {
         for bad in ["file:", "file", "socket:", "pty:x", ""] {
             assert!(parse_console(bad).unwrap_err().contains("stdio"), "{bad}");
         }
+        assert_eq!(parse_name("lan-1"), Ok("lan-1".into()));
+        assert!(["", "a b", "../a", &"a".repeat(33)].iter().all(|bad| parse_name(bad).is_err()));
         assert_eq!(parse_vsock("a.sock"), Ok("a.sock".into()));
         assert!(parse_vsock("").is_err() && parse_vsock(&"a".repeat(97)).unwrap_err().contains("96 at most"));
         assert_eq!(parse_report("html:x:y"), Ok(ReportChoice::Html("x:y".into())));

@@ -11,9 +11,11 @@ use common::linux_guest::initramfs;
 use common::scratch::Scratch;
 use common::session::Session;
 use hostel::backend::net_passt::{self, PasstError};
+use hostel::backend::net_pcap::{Capture, Captured};
 use hostel::backend::net_port::{NOTHING_LEFT, NetPort, Sent};
 use hostel::backend::net_stream::NetStream;
 use hostel::event_loop::{self, Interest};
+use rustix::process::Signal;
 use std::fs;
 use std::os::unix::fs::PermissionsExt;
 use std::os::unix::net::UnixStream;
@@ -29,6 +31,19 @@ fn arp_request(mac: [u8; 6]) -> Vec<u8> {
     frame.extend([10, 0, 2, 15, 0, 0, 0, 0, 0, 0, 10, 0, 2, 2]);
     frame.resize(60, 0);
     frame
+}
+
+/// The frames in a capture file: a header of 24 bytes, then 16 before each, the third word of which is its length.
+fn captured(path: &str) -> Vec<Vec<u8>> {
+    let file = fs::read(path).expect("it was written");
+    let (mut rest, mut frames) = (&file[24..], Vec::new());
+    while let Some((head, behind)) = rest.split_at_checked(16) {
+        let length = u32::from_le_bytes(head[8..12].try_into().expect("four bytes"));
+        let (frame, next) = behind.split_at(length as usize);
+        frames.push(frame.to_vec());
+        rest = next;
+    }
+    frames
 }
 
 /// Waits for the next frame behind `port`; its text behind the Ethernet header.
@@ -121,6 +136,151 @@ fn a_linux_and_a_sample_guest_exchange_data_on_one_switch() {
     assert!(status == 0 && seen.contains("ARP: who is this?") && seen.matches("ping ").count() >= 3, "{seen}");
 }
 
+/// Neither was given an address: their names make two of one image differ.
+#[test]
+fn a_machine_that_was_killed_is_found_again_on_the_switch() {
+    if !kvm::available() {
+        return;
+    }
+    let runtime = runtime("again");
+    let start = |name: &str, words: &[&str]| {
+        let mut session = Session::on_pipes(virtio_net(&runtime, "switch:lan", &["--name", name], words));
+        session.wait_for("answers ARP and ping");
+        session
+    };
+    // Keeps the switch while the other one is away.
+    let stays = start("stays", &["10.0.0.3"]);
+    let ping = || {
+        let words = ["10.0.0.2", "ping", "10.0.0.1"];
+        let pinger = finish(virtio_net(&runtime, "switch:lan", &["--name", "pings"], &words), "");
+        assert_eq!((pinger.status, pinger.stdout.as_str()), (0, PINGED), "{pinger:?}");
+    };
+    for _ in 0..2 {
+        let answerer = start("answers", &["10.0.0.1"]);
+        ping();
+        answerer.signal(Signal::KILL);
+        assert_eq!(answerer.end().0, 128 + 9);
+    }
+    assert_eq!(stays.end().0, 0);
+}
+
+/// The other side of `net-bench round` is a machine of Hostel's; QEMU is told of the switch's socket, as documented.
+#[test]
+fn a_qemu_joins_the_switch() {
+    const GUEST: &str = concat!(env!("OUT_DIR"), "/net-bench");
+    // The guest powers off by a register that is QEMU's debug exit there: (0x34 << 1) | 1.
+    const POWERED_OFF: i32 = 0x69;
+    if !kvm::available() {
+        return;
+    }
+    let Some(qemu) = find_program("qemu-system-x86_64") else { return kvm::skip("QEMU is not installed") };
+    let runtime = runtime("qemu");
+    let mut answerer = Command::new(PROGRAM);
+    answerer.args(["run", "net-bench", "--transport", "mmio", "--timeout", "120s", "--net", "switch:lan"]);
+    answerer.args(["--name", "answers", "--", "answer"]).env("XDG_RUNTIME_DIR", runtime.path());
+    let answerer = Session::on_pipes(answerer);
+    let socket = runtime.join("hostel/lan.sock");
+    let until = Instant::now() + Duration::from_secs(20);
+    while !fs::exists(&socket).expect("the directory is there") {
+        assert!(Instant::now() < until, "no switch");
+        std::thread::yield_now();
+    }
+    let mut machine = Command::new("timeout");
+    machine.arg("120").arg(qemu).args([
+        "-nodefaults",
+        "-no-user-config",
+        "-no-reboot",
+        "-display",
+        "none",
+        "-m",
+        "128",
+    ]);
+    machine.args([
+        "-accel",
+        "kvm",
+        "-M",
+        "microvm,acpi=off,pic=off,pit=off,rtc=off",
+        "-cpu",
+        "host,-arch-capabilities",
+    ]);
+    machine.args(["-serial", "stdio", "-device", "isa-debug-exit,iobase=0x600,iosize=4"]);
+    machine.args(["-global", "virtio-mmio.force-legacy=false", "-kernel", GUEST, "-append", "round 5"]);
+    machine.args(["-netdev", &format!("stream,id=n,server=off,addr.type=unix,addr.path={socket}")]);
+    machine.args(["-device", "virtio-net-device,netdev=n,mac=02:00:00:00:00:02"]);
+    let qemu = finish(machine, "");
+    assert_eq!(qemu.status, POWERED_OFF, "{qemu:?}");
+    assert!(qemu.stdout.contains("round: 5 frames of 64 bytes in "), "{qemu:?}");
+    let (status, seen) = answerer.end();
+    assert!(status == 0 && seen.starts_with("answered: "), "{seen}");
+}
+
+/// What a guest sees of an interface of the host that goes down, comes up and is deleted; each time it tells when it is ready for that.
+const ON_A_TAP: &str = "
+ip link set eth0 up
+ip addr add 10.9.0.2/24 dev eth0
+ping -c 3 -W 10 10.9.0.1 >/dev/null && echo before=yes
+echo ready for down; read line
+ping -c 2 -W 2 10.9.0.1 >/dev/null || echo down=unreachable
+echo ready for up; read line
+for try in 1 2 3 4 5 6 7 8 9; do ping -c 1 -W 2 10.9.0.1 >/dev/null && echo up=yes && break; done
+echo ready for the end; read line
+ping -c 1 -W 2 10.9.0.1 >/dev/null || echo end=unreachable
+echo done; read line
+";
+
+/// In the lab, where interfaces can be made.
+#[test]
+fn a_tap_goes_down_and_up_and_may_vanish() {
+    let Some(kernel) = kvm::lab_kernel() else { return };
+    let host = |line: &str| {
+        let words: Vec<_> = line.split(' ').collect();
+        assert!(Command::new(words[0]).args(&words[1..]).status().expect("busybox has it").success(), "{line}");
+    };
+    ["tunctl -t tap0", "ip addr add 10.9.0.1/24 dev tap0", "ip link set tap0 up"].iter().for_each(|line| host(line));
+    let scratch = Scratch::new("tap");
+    let initrd = scratch.file("initrd", &initramfs(ON_A_TAP));
+    let capture = scratch.join("capture.pcap");
+    let mut linux = Command::new(PROGRAM);
+    linux.args(["run", &kernel, "--initrd", &initrd, "--cmdline=quiet", "--timeout", "240s"]);
+    linux.args(["--net", "tap:tap0", "--pcap", &capture]);
+    let mut linux = Session::on_pipes(linux);
+    for (mark, line) in
+        [("down", "ip link set tap0 down"), ("up", "ip link set tap0 up"), ("the end", "ip link del tap0")]
+    {
+        linux.wait_for(&format!("ready for {mark}"));
+        host(line);
+        linux.type_in("\n");
+    }
+    linux.wait_for("done");
+    // Nothing more to wait for: the devices' thread must rest.
+    let (before, start) = (ticks_of_devices(&linux), Instant::now());
+    std::thread::sleep(Duration::from_secs(1));
+    let (ticks, elapsed) = (ticks_of_devices(&linux) - before, start.elapsed());
+    assert!(ticks as u128 * 10 < elapsed.as_millis() / 4, "{ticks} ticks of 10 ms in {elapsed:?}");
+    linux.type_in("\n");
+    let (status, seen) = linux.end();
+    println!("{seen}");
+    assert_eq!(status, 0);
+    for said in ["before=yes", "down=unreachable", "up=yes", "end=unreachable"] {
+        assert!(seen.contains(said), "{said} is missing");
+    }
+    // Echo requests and replies, as type 8 and 0 behind the IPv4 header.
+    let frames = captured(&capture);
+    let echoes = |kind| frames.iter().filter(|frame| frame[12..14] == [8, 0] && frame[34] == kind).count();
+    assert!(echoes(8) > echoes(0) && echoes(0) >= 4, "{} and {}", echoes(8), echoes(0));
+}
+
+/// Processor time of the devices' thread, in ticks of 10 ms: fields 14 and 15 of its `stat` (proc(5)), 12 and 13 behind the name.
+fn ticks_of_devices(session: &Session) -> u64 {
+    let tasks = fs::read_dir(format!("/proc/{}/task", session.pid().as_raw_nonzero())).expect("it runs");
+    let stats = tasks.flatten().map(|task| fs::read_to_string(task.path().join("stat")).expect("it runs"));
+    let of = |stat: String| {
+        let behind = stat.rsplit_once(") ").filter(|_| stat.contains("(devices)"))?.1.to_owned();
+        Some(behind.split(' ').skip(11).take(2).map(|ticks| ticks.parse::<u64>().expect("a number")).sum::<u64>())
+    };
+    stats.filter_map(of).sum()
+}
+
 /// Longest frames among them: each machine leaves their segments to the other.
 #[test]
 fn two_machines_measure_what_goes_between_them() {
@@ -187,11 +347,15 @@ fn a_switch_passes_frames_between_its_ports_and_goes_with_the_last() {
 
 #[test]
 fn passt_answers_behind_the_port() {
-    let mut port = match net_passt::start(&[]) {
+    let passt = match net_passt::start(&[]) {
         Ok(port) => port,
         Err(PasstError::Missing) => return kvm::skip("passt is not installed"),
         Err(error) => panic!("{error}"),
     };
+    let scratch = Scratch::new("passt");
+    let path = scratch.join("capture.pcap");
+    let capture = Capture::create(path.as_ref()).expect("the scratch directory takes a file");
+    let mut port = Captured::new(Box::new(passt), capture);
     let mac = [0x02, 0, 0, 0, 0, 0x15];
     assert_eq!(port.send(&NOTHING_LEFT, &arp_request(mac)), Sent::Taken);
     port.flush();
@@ -203,6 +367,8 @@ fn passt_answers_behind_the_port() {
             if frame[..6] == mac && frame[12..14] == [0x08, 0x06] {
                 assert_eq!(frame[20..22], [0, 2]);
                 assert_eq!(frame[28..32], [10, 0, 2, 2]);
+                let captured = captured(&path);
+                assert_eq!((&captured[0], captured.last()), (&arp_request(mac), Some(&frame)));
                 return;
             }
         }

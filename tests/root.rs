@@ -5,13 +5,17 @@
 mod common;
 
 use common::hostel::{Finished, PROGRAM, finish, hostel};
-use common::kvm::lab_kernel;
+use common::kvm::{lab_kernel, skip};
+use common::lab_image::find_program;
 use common::scratch::Scratch;
 use common::session::Session;
 use std::fs::{self, Permissions};
+use std::io::{BufRead, BufReader, Write};
+use std::net::{TcpListener, UdpSocket};
 use std::os::unix::fs::{MetadataExt, PermissionsExt, symlink};
 use std::os::unix::process::CommandExt;
 use std::process::Command;
+use std::thread;
 
 /// An ordinary user, who has no name here.
 const USER: u32 = 1000;
@@ -137,4 +141,81 @@ fn a_command_has_the_users_terminal() {
     session.type_in("\x03");
     session.wait_for("caught");
     assert_eq!(session.end_on_terminal(), (3, true));
+}
+
+/// The name server of a host that has one for itself: every name is that of 10.0.2.2 (RFC 1035 §4.1: a response with one answer, whose
+/// name is the question's).
+fn answer_names(socket: &UdpSocket) {
+    let mut query = [0; 512];
+    while let Ok((bytes, from)) = socket.recv_from(&mut query) {
+        let name = query[12..bytes].iter().position(|&byte| byte == 0).expect("a name ends");
+        let asked = &query[12..12 + name + 5];
+        // Of addresses, only the older kind is known.
+        let answers = u8::from(asked[name + 2] == 1);
+        let mut response = [&query[..2], &[0x81, 0x80, 0, 1, 0, answers, 0, 0, 0, 0], asked].concat();
+        if answers == 1 {
+            response.extend([0xc0, 12, 0, 1, 0, 1, 0, 0, 0, 60, 0, 4, 10, 0, 2, 2]);
+        }
+        socket.send_to(&response, from).expect("the lab has a loopback interface");
+    }
+}
+
+const FETCHES: &str = "
+hostname
+cat /etc/resolv.conf
+ip -4 -o addr show dev eth0 | grep -o 'inet [0-9./]*'
+ip route | grep -o 'default via [0-9.]*'
+wget -q -O - http://host.example:8080/
+";
+
+/// Runs its arguments on the same files as before, mounted once more: an initramfs is no root that a program can leave.
+const LEAVES_INITRAMFS: &str =
+    "mkdir /again && mount --rbind / /again && cd /again && mount --move . / && exec chroot . \"$0\" \"$@\"";
+
+/// passt wants a way out of the host, and a root that it can leave.
+#[test]
+fn a_command_has_the_users_network() {
+    let Some(kernel) = lab_kernel() else { return };
+    if find_program("passt").is_none() {
+        return skip("passt is not installed");
+    }
+    for line in ["ifconfig lo up", "ifconfig dummy0 192.0.2.2 up", "route add default gw 192.0.2.1"] {
+        let words: Vec<_> = line.split(' ').collect();
+        assert!(Command::new(words[0]).args(&words[1..]).status().expect("busybox has it").success(), "{line}");
+    }
+    fs::create_dir_all("/etc").expect("the lab is ours");
+    fs::write("/etc/passwd", "nobody:x:65534:65534::/:/bin/false\n").expect("the lab is ours");
+    fs::write("/etc/resolv.conf", "nameserver 127.0.0.1\n").expect("the lab is ours");
+    let names = UdpSocket::bind("127.0.0.1:53").expect("nobody else is there");
+    let pages = TcpListener::bind("127.0.0.1:8080").expect("nobody else is there");
+    thread::spawn(move || answer_names(&names));
+    thread::spawn(move || {
+        for mut client in pages.incoming().flatten() {
+            let request = BufReader::new(client.try_clone().expect("there are descriptors")).lines();
+            request.map_while(Result::ok).take_while(|line| !line.is_empty()).for_each(drop);
+            client.write_all(b"HTTP/1.0 200 OK\r\n\r\nfrom the host\n").expect("the guest reads");
+        }
+    });
+    let mut command = Command::new("unshare");
+    command.args([
+        "-m",
+        "sh",
+        "-c",
+        LEAVES_INITRAMFS,
+        PROGRAM,
+        "run",
+        &kernel,
+        "--root",
+        "/",
+        "--net",
+        "user",
+        "--name",
+        "fetches",
+    ]);
+    command.args(["--timeout", "240s", "--", "sh", "-c", FETCHES]);
+    let run = finish(command, "");
+    println!("{run:?}");
+    let want = "fetches\nnameserver 10.0.2.3\ninet 10.0.2.15/24\ndefault via 10.0.2.2\nfrom the host\n";
+    assert_eq!((run.status, run.stdout.as_str()), (0, want));
+    assert_eq!(fs::read_to_string("/etc/resolv.conf").expect("it is there"), "nameserver 127.0.0.1\n");
 }

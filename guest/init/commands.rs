@@ -188,3 +188,13 @@ pub fn read_file<'a>(path: &str, buffer: &'a mut [u8]) -> Result<&'a str, Errno>
     syscalls::close(file);
     Ok(str::from_utf8(&buffer[..bytes?]).unwrap_or_default())
 }
+
+/// `parts` behind each other; `None` where they do not fit.
+pub fn joined<'a>(parts: &[&[u8]], buffer: &'a mut [u8]) -> Option<&'a str> {
+    let mut length = 0;
+    for part in parts {
+        buffer.get_mut(length..length + part.len())?.copy_from_slice(part);
+        length += part.len();
+    }
+    str::from_utf8(&buffer[..length]).ok()
+}

@@ -2,13 +2,15 @@
 //!
 //! Sources: Linux syscall_64.tbl for the numbers, the manual page of each call.
 
-use crate::syscalls::{Errno, Path, call};
+use crate::syscalls::{self, Errno, Path, call};
 
 /// Flags of mount(2).
 pub const READ_ONLY: usize = 1;
 const NO_SETUID: usize = 2;
 const NO_DEVICES: usize = 4;
 const NO_PROGRAMS: usize = 8;
+/// A file at a second place.
+pub const BIND: usize = 0x1000;
 const MOVE: usize = 0x2000;
 /// For file systems that only the kernel fills.
 pub const PLAIN: usize = NO_SETUID | NO_DEVICES | NO_PROGRAMS;
@@ -39,6 +41,24 @@ pub fn link(target: &str, path: &str) -> Result<(), Errno> {
     // SAFETY: both end with a zero byte.
     unsafe { call(88, [target.pointer(), path.pointer(), 0, 0, 0]) }?;
     Ok(())
+}
+
+/// Makes a file of `bytes`, or has the one that is there hold nothing else.
+pub fn write_file(path: &str, bytes: &[u8]) -> Result<(), Errno> {
+    const WRITE_CREATE_EMPTY: usize = 0o1 | 0o100 | 0o1000;
+    let path = Path::new(path)?;
+    // SAFETY: the path ends with a zero byte.
+    let file = unsafe { call(2, [path.pointer(), WRITE_CREATE_EMPTY, 0o644, 0, 0]) }?;
+    let written = syscalls::write_all(file, bytes);
+    syscalls::close(file);
+    written
+}
+
+/// `unlink(2)`.
+pub fn remove(path: &str) {
+    let Ok(path) = Path::new(path) else { return };
+    // SAFETY: the path ends with a zero byte.
+    let _ = unsafe { call(87, [path.pointer(), 0, 0, 0, 0]) };
 }
 
 /// `chdir(2)`.

@@ -19,6 +19,7 @@ mod execute;
 mod filesystems;
 mod frames;
 mod modules;
+mod network;
 mod processes;
 mod root;
 mod syscalls;

@@ -1,7 +1,6 @@
 //! System calls about processes, their terminal and the machine's name, without a C library.
 //!
-//! Sources: Linux syscall_64.tbl for the numbers, termios(3) and ioctl_tty(2) for terminals, netdevice(7) for interfaces, the manual
-//! page of each call.
+//! Sources: Linux syscall_64.tbl for the numbers, termios(3) and ioctl_tty(2) for terminals, the manual page of each call.
 
 use crate::calls;
 use crate::syscalls::{self, Errno, call};
@@ -168,23 +167,4 @@ pub fn wait_for(child: usize) -> Result<u32, Errno> {
 pub fn set_host_name(name: &str) {
     // SAFETY: the kernel reads the name's bytes.
     let _ = unsafe { call(170, [name.as_ptr() as usize, name.len(), 0, 0, 0]) };
-}
-
-/// Brings up the loopback interface, which gets its addresses by that.
-pub fn bring_up_loopback() -> Result<(), Errno> {
-    const INET: usize = 2;
-    const DATAGRAM: usize = 2;
-    const SET_FLAGS: usize = 0x8914;
-    const UP: u8 = 1;
-    // `struct ifreq`: 16 bytes of name, then the flags.
-    let mut request = [0u8; 40];
-    request[..2].copy_from_slice(b"lo");
-    request[16] = UP;
-    // SAFETY: socket(2) takes no pointer; the kernel reads one structure.
-    unsafe {
-        let socket = call(41, [INET, DATAGRAM, 0, 0, 0])?;
-        let result = call(16, [socket, SET_FLAGS, request.as_ptr() as usize, 0, 0]);
-        syscalls::close(socket);
-        result.map(drop)
-    }
 }

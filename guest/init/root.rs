@@ -6,6 +6,7 @@
 //! Sources: Linux overlayfs.rst "Upper and Lower"; virtiofs.rst; virtio 1.2 §5.3; switch_root(8).
 
 use crate::filesystems::{self, PLAIN, READ_ONLY};
+use crate::network::{self, Network};
 use crate::processes::{self, Program, Sides};
 use crate::syscalls::{self, Access, Ending, Errno};
 use crate::{agent, commands, console, end, print};
@@ -51,6 +52,7 @@ pub fn start() {
 fn run(mode: &str, port: usize) -> Result<(), Failure> {
     let (mut arguments, mut environment) = ([0; TEXT], [0; TEXT]);
     let (mut file, mut path, mut directory, mut sides) = ([0; 4096], [0; 4096], [0; 4096], [0; 16]);
+    let (mut name, mut network) = ([0; 64], [0; 128]);
     let read = named("read what to run");
     let arguments = strings("/hostel/arguments", &mut arguments).map_err(&read)?;
     let environment = strings("/hostel/environment", &mut environment).map_err(&read)?;
@@ -58,6 +60,8 @@ fn run(mode: &str, port: usize) -> Result<(), Failure> {
     let path = commands::read_file("/hostel/path", &mut path).map_err(&read)?;
     let directory = commands::read_file("/hostel/directory", &mut directory).map_err(&read)?;
     let sides = commands::read_file("/hostel/terminal", &mut sides).map_err(&read)?;
+    let name = commands::read_file("/hostel/name", &mut name).map_err(&read)?;
+    let network = Network::read(&mut network);
     let sides =
         Sides { input: sides.contains("input"), output: sides.contains("output"), size: sides.contains("size") };
 
@@ -69,9 +73,14 @@ fn run(mode: &str, port: usize) -> Result<(), Failure> {
     mount_root(mode)?;
     mount_inside();
     filesystems::switch_root("/root").map_err(named("switch to the new root"))?;
-    processes::set_host_name("hostel");
+    processes::set_host_name(name);
     // A kernel without networks has none to bring up.
-    let _ = processes::bring_up_loopback();
+    let _ = network::bring_up_loopback();
+    if let Some(network) = network
+        && let Err(error) = network.set_up(mode == "rw")
+    {
+        print!("cannot set the network up: {error}\n");
+    }
     // It works in this root, too.
     agent::start();
     if filesystems::change_directory(directory).is_err() {
@@ -154,10 +163,10 @@ fn find_port() -> Option<usize> {
         let found = commands::directory(PORTS, |name| {
             let mut path = [0; 64];
             let mut text = [0; 32];
-            let path = joined(&[PORTS.as_bytes(), b"/", name, b"/name"], &mut path)?;
+            let path = commands::joined(&[PORTS.as_bytes(), b"/", name, b"/name"], &mut path)?;
             let said = commands::read_file(path, &mut text).ok()?;
             let mut device = [0; 64];
-            let device = joined(&[b"/dev/", name], &mut device)?;
+            let device = commands::joined(&[b"/dev/", name], &mut device)?;
             (said.as_bytes() == PORT).then(|| syscalls::open(device, Access::Both).ok())?
         });
         if let Ok(Some(port)) = found {
@@ -166,15 +175,6 @@ fn find_port() -> Option<usize> {
         syscalls::sleep(PAUSE_MS);
     }
     None
-}
-
-fn joined<'a>(parts: &[&[u8]], buffer: &'a mut [u8]) -> Option<&'a str> {
-    let mut length = 0;
-    for part in parts {
-        buffer.get_mut(length..length + part.len())?.copy_from_slice(part);
-        length += part.len();
-    }
-    str::from_utf8(&buffer[..length]).ok()
 }
 
 /// Tells Hostel something, in a line.

@@ -5,11 +5,21 @@
 
 use super::net_stream::NetStream;
 use std::io;
+use std::net::Ipv4Addr;
 use std::os::fd::{AsRawFd, OwnedFd};
 use std::os::unix::net::UnixStream;
 use std::process::{Command, Stdio};
 
 const PROGRAM: &str = "passt";
+/// The guest's address, which passt's DHCP server hands out, and its mask. The host's own would not do: a guest with that could not
+/// reach the host.
+pub const GUEST: Ipv4Addr = Ipv4Addr::new(10, 0, 2, 15);
+/// Mask of the network that the guest is in.
+pub const MASK: Ipv4Addr = Ipv4Addr::new(255, 255, 255, 0);
+/// The router, behind whose address is the host itself too.
+pub const ROUTER: Ipv4Addr = Ipv4Addr::new(10, 0, 2, 2);
+/// The name server, which asks the host's.
+pub const NAME_SERVER: Ipv4Addr = Ipv4Addr::new(10, 0, 2, 3);
 
 /// A passt that cannot be had.
 #[derive(Debug, thiserror::Error)]
@@ -41,6 +51,11 @@ pub fn start(forwards: &[Forward]) -> Result<NetStream, PasstError> {
     let inherited = rustix::io::dup(&theirs).map_err(|error| PasstError::Start(error.into()))?;
     let mut command = Command::new(PROGRAM);
     command.args(["--foreground", "--quiet", "--fd", &inherited.as_raw_fd().to_string()]);
+    for (option, address) in
+        [("--address", GUEST), ("--netmask", MASK), ("--gateway", ROUTER), ("--dns-forward", NAME_SERVER)]
+    {
+        command.args([option, &address.to_string()]);
+    }
     if !forwards.is_empty() {
         let ports: Vec<_> = forwards.iter().map(|ports| format!("{}:{}", ports.host, ports.guest)).collect();
         command.args(["--tcp-ports", &ports.join(",")]);

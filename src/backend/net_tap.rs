@@ -17,6 +17,8 @@ pub struct NetTap {
     /// The frame that has come, behind its header, and the bytes of both; 0: none.
     frame: Box<[u8]>,
     there: usize,
+    /// The interface is no more.
+    is_gone: bool,
 }
 
 /// A tap that cannot be had.
@@ -56,7 +58,7 @@ impl NetTap {
         let fd = open(DEVICE, OFlags::RDWR | OFlags::NONBLOCK | OFlags::CLOEXEC, Mode::empty())
             .map_err(|error| failed("open /dev/net/tun")(error.into()))?;
         attach(fd.as_fd(), name).map_err(failed("attach"))?;
-        Ok(NetTap { fd, frame: vec![0; FRAME_MAX].into_boxed_slice(), there: 0 })
+        Ok(NetTap { fd, frame: vec![0; FRAME_MAX].into_boxed_slice(), there: 0, is_gone: false })
     }
 }
 
@@ -82,7 +84,10 @@ impl NetPort for NetTap {
 
     fn peek(&mut self) -> Option<Arrived<'_>> {
         if self.there == 0 {
-            self.there = read(&self.fd, &mut self.frame[..]).ok().filter(|&length| length >= HEADER_BYTES)?;
+            let read = read(&self.fd, &mut self.frame[..]);
+            // The descriptor of an interface that was deleted always has something to tell: that.
+            self.is_gone |= read == Err(Errno::BADFD);
+            self.there = read.ok().filter(|&length| length >= HEADER_BYTES)?;
         }
         let (header, frame) = self.frame[..self.there].split_first_chunk()?;
         Some(Arrived { header, frame })
@@ -93,7 +98,7 @@ impl NetPort for NetTap {
     }
 
     fn fd(&self) -> Option<BorrowedFd<'_>> {
-        Some(self.fd.as_fd())
+        (!self.is_gone).then(|| self.fd.as_fd())
     }
 }
 

@@ -60,7 +60,7 @@ pub fn initrd(config: &RunConfig, kernel: &Kernel, image: &Image) -> Result<Init
         None if modules.is_empty() => Image::from_bytes(name, INITRAMFS),
         None => Image::from_vec(name, initramfs::with(&modules, &[], &[])),
         Some(choice) => {
-            let files = root::files(choice, config);
+            let files = root::files(choice, config, image.name());
             initrd.command = Some(root::describe(choice, config));
             Image::from_vec(name, initramfs::with(&modules, &root::DIRECTORIES, &files))
         }

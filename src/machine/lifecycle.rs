@@ -132,9 +132,10 @@ pub fn run(
     let note = Box::new(move |text| notes.report(MachineEvent::Note(text)));
     let balloon = config.devices.balloon.map(|size| BalloonControl::new(size, blueprint.map.size()));
     let balloon = balloon.transpose().map_err(host("create the balloon's waker"))?;
+    let name = config.machine.name.as_deref().unwrap_or(&blueprint.name);
     // The socket's name goes with the machine, however it ends.
     let Opened { devices: mut virtio, socket: _socket } =
-        virtio::open(&config.devices, &blueprint.name, blueprint.cpus, balloon.as_ref())?;
+        virtio::open(&config.devices, name, blueprint.cpus, balloon.as_ref())?;
     if let Some((port, device)) = ends.virtio {
         let mut ports: Vec<Box<dyn ConsolePort>> = vec![Box::new(port)];
         if config.root.is_some() {

@@ -5,9 +5,11 @@
 
 use super::events::{MachineEvent, Reporter};
 use super::outcome::CommandEnd;
+use super::virtio;
 use crate::backend::console_port::ConsolePort;
+use crate::backend::net_passt::{GUEST, MASK, NAME_SERVER, ROUTER};
 use crate::backend::terminal;
-use crate::config::{ConsoleChoice, RootChoice, RunConfig};
+use crate::config::{ConsoleChoice, NetChoice, NetKind, RootChoice, RunConfig};
 use std::io::IsTerminal;
 use std::path::Path;
 
@@ -18,6 +20,8 @@ const TEXT_MAX: usize = 64 << 10;
 const WORDS_MAX: usize = 512;
 /// The longest line that is read from the port. What a guest sends beyond it is nothing that an init sends.
 const LINE_MAX: usize = 128;
+/// The guest's name for itself, where the machine has none.
+const HOST_NAME: &str = "hostel";
 /// Where a command without a slash in its name is looked for.
 const PATH: &str = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
 /// What runs where no command is given: a login shell, which its name begins with a dash for.
@@ -38,8 +42,8 @@ pub fn check_command(arguments: &[String]) -> Result<(), String> {
     Ok(())
 }
 
-/// The files that tell the init what to do.
-pub fn files(root: &RootChoice, config: &RunConfig) -> Vec<(&'static str, Vec<u8>)> {
+/// The files that tell the init what to do; `image` is the image's name.
+pub fn files(root: &RootChoice, config: &RunConfig, image: &str) -> Vec<(&'static str, Vec<u8>)> {
     let words: Vec<&str> = match config.args.as_slice() {
         [] => vec![SHELL.1],
         arguments => arguments.iter().map(String::as_str).collect(),
@@ -48,7 +52,8 @@ pub fn files(root: &RootChoice, config: &RunConfig) -> Vec<(&'static str, Vec<u8
     let sides = sides(config);
     let environment = environment(sides.contains("output"));
     let environment: Vec<&str> = environment.iter().map(String::as_str).collect();
-    vec![
+    let name = config.machine.name.as_deref();
+    let mut files = vec![
         ("/hostel/mode", if root.writes { "rw" } else { "overlay" }.into()),
         ("/hostel/arguments", strings(&words)),
         ("/hostel/environment", strings(&environment)),
@@ -56,7 +61,17 @@ pub fn files(root: &RootChoice, config: &RunConfig) -> Vec<(&'static str, Vec<u8
         ("/hostel/path", PATH.into()),
         ("/hostel/directory", directory(&root.path).into_bytes()),
         ("/hostel/terminal", sides.into()),
-    ]
+        ("/hostel/name", name.unwrap_or(HOST_NAME).into()),
+    ];
+    files.extend(network(&config.devices.net, name.unwrap_or(image)).map(|text| ("/hostel/network", text.into())));
+    files
+}
+
+/// What to set of the first interface behind a passt: which it is, its address, mask, router and name server. `None` without one.
+fn network(nets: &[NetChoice], name: &str) -> Option<String> {
+    let (index, net) = nets.iter().enumerate().find(|(_, net)| matches!(net.kind, NetKind::User(_)))?;
+    let hardware = virtio::address(net, name, index).map(|byte| format!("{byte:02x}")).join(":");
+    Some(format!("{hardware} {GUEST} {MASK} {ROUTER} {NAME_SERVER}"))
 }
 
 /// What is run where, in words.
@@ -219,6 +234,18 @@ mod tests {
         assert_eq!(check_command(&["a".into(), "b".into()]), Ok(()));
         assert!(check_command(&vec!["a".to_owned(); 513]).unwrap_err().contains("512 of 65536 fit"));
         assert!(check_command(&["a".repeat(TEXT_MAX)]).is_err());
+    }
+
+    #[test]
+    fn the_first_interface_behind_a_passt_is_set_up() {
+        let net = |kind, mac| NetChoice { kind, mac };
+        let switch = || net(NetKind::Switch("lan".into()), None);
+        assert_eq!(network(&[switch()], "a"), None);
+        let given = Some([2, 0, 0, 0, 0, 0x1f]);
+        let text = network(&[switch(), net(NetKind::User(vec![]), given)], "a").unwrap();
+        assert_eq!(text, "02:00:00:00:00:1f 10.0.2.15 255.255.255.0 10.0.2.2 10.0.2.3");
+        let of = |name| network(&[net(NetKind::User(vec![]), None)], name).unwrap();
+        assert!(of("a") == of("a") && of("a") != of("b"), "the name makes the address");
     }
 
     #[test]

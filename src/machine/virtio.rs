@@ -17,7 +17,7 @@ use crate::backend::vsock::exchange::Exchange;
 use crate::bus::bus::{Bus, Shared};
 use crate::bus::device::DeviceNode;
 use crate::bus::irq::IrqLine;
-use crate::config::{DevicesConfig, NetKind, TransportChoice};
+use crate::config::{DevicesConfig, NetChoice, NetKind, TransportChoice};
 use crate::event_loop::Waker;
 use crate::kvm::vm::Vm;
 use crate::pci::root::{DEVICES, ECAM_SIZE, PciEcam, PciFunction, PciPorts, PciRoot, PciWindow};
@@ -110,7 +110,7 @@ pub fn open(
         if let Some(capture) = &capture {
             port = Box::new(Captured::new(port, capture.clone()));
         }
-        devices.push(Box::new(Net::new(net.mac.unwrap_or_else(|| mac(name, index)), port)));
+        devices.push(Box::new(Net::new(address(net, name, index), port)));
     }
     let mut socket = None;
     if let Some(path) = &config.vsock {
@@ -126,8 +126,12 @@ pub fn open(
     Ok(Opened { devices, socket })
 }
 
-/// An address that stays the same for machine `name` and its device number `index`: locally administered, of one device.
-fn mac(name: &str, index: usize) -> [u8; 6] {
+/// The address of network device number `index`: its own, or one that stays the same for machine `name`, locally administered and of
+/// one device.
+pub fn address(net: &NetChoice, name: &str, index: usize) -> [u8; 6] {
+    if let Some(address) = net.mac {
+        return address;
+    }
     let hash = Sha256::digest(format!("{name} {index}"));
     [0x02, hash[0], hash[1], hash[2], hash[3], hash[4]]
 }

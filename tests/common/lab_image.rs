@@ -20,8 +20,8 @@ pub const GUEST_MODULES: &str = "/lab/guest-modules";
 /// What starts the line in the kernel log that holds the status of the script.
 pub const STATUS_MARK: &str = "hostel-lab: status ";
 
-/// The modules that make `/dev/kvm` on an AMD processor; those they depend on come along.
-const MODULES: [&str; 1] = ["kvm-amd"];
+/// The modules that make `/dev/kvm` on an AMD processor, tap interfaces, and one that leads nowhere; those they depend on come along.
+const MODULES: [&str; 3] = ["kvm-amd", "tun", "dummy"];
 
 /// Drivers of the guests' devices.
 const DRIVERS: [&str; 7] =
@@ -42,7 +42,7 @@ const OWN_MODULES: [&str; 10] = [
 ];
 
 /// Programs that tests use where they are installed.
-const PROGRAMS: [&str; 2] = ["mkfs.ext4", "e2fsck"];
+const PROGRAMS: [&str; 3] = ["mkfs.ext4", "e2fsck", "passt"];
 
 /// Runs the script on the second serial port and reports its status through the kernel log, which the first one carries:
 /// the two cannot mix. `<1>` is a level that `quiet` lets through.
