@@ -72,7 +72,8 @@ const THREAD_PROGRAMS: [(&str, &str); 2] =
 
 fn main() {
     println!("cargo:rerun-if-changed=build.rs");
-    for folder in ["asm", "bin", "init", "kernel", "lib", "link", "process"] {
+    println!("cargo:rerun-if-changed=Cargo.lock");
+    for folder in ["asm", "bin", "crates", "init", "kernel", "lib", "link", "process"] {
         println!("cargo:rerun-if-changed=guest/{folder}");
     }
     let out = PathBuf::from(env::var_os("OUT_DIR").expect("cargo sets OUT_DIR"));
@@ -85,6 +86,7 @@ fn main() {
     let mut compile = rustc(Path::new("guest/lib/lib.rs"), &library);
     compile.args(["--crate-name", "guest", "--crate-type", "rlib"]);
     run(compile);
+    build_crates(&out);
     build_processes(&out);
 
     thread::scope(|scope| {
@@ -176,6 +178,23 @@ fn build(image: &Image, out: &Path, library: &Path) {
     }
 }
 
+/// Where [`build_crates`] leaves its libraries.
+fn crates_folder(out: &Path) -> PathBuf {
+    out.join("crates").join(env::var("HOST").expect("cargo sets HOST")).join("guest")
+}
+
+/// Builds what ring-3 programs take from crates.io by a cargo within this one: with the same lock file, but flags of its own, and
+/// a profile that does not depend on what Hostel is built for.
+fn build_crates(out: &Path) {
+    let mut cargo = Command::new(env::var_os("CARGO").expect("cargo sets CARGO"));
+    cargo.args(["build", "--locked", "--quiet", "--package", "guest-crates", "--profile", "guest"]);
+    cargo.arg("--target").arg(env::var_os("HOST").expect("cargo sets HOST"));
+    cargo.arg("--target-dir").arg(out.join("crates"));
+    // These are for Hostel: flags of its user, and clippy in front of the compiler.
+    cargo.env("CARGO_ENCODED_RUSTFLAGS", "").env_remove("RUSTC_WORKSPACE_WRAPPER");
+    run(cargo);
+}
+
 /// Compiles the ring-3 programs of the sample kernel to `process-NAME`: each file in `guest/process`, and each folder that has a
 /// `main.rs`. The kernel embeds them.
 fn build_processes(out: &Path) {
@@ -214,6 +233,9 @@ fn with_libraries(mut command: Command, out: &Path) -> Command {
     for name in ["process", "models"] {
         command.arg("--extern").arg(name);
     }
+    let crates = crates_folder(out);
+    command.arg("-L").arg(format!("dependency={}", crates.join("deps").display()));
+    command.arg("--extern").arg(format!("crates={}", crates.join("libguest_crates.rlib").display()));
     command
 }
 
