@@ -147,6 +147,8 @@ fn rustc(source: &Path, output: &Path) -> Command {
         "no-redzone=yes",
         "no-vectorize-loops",
         "no-vectorize-slp",
+        // Two numbers written one after the other would go through a vector register.
+        "llvm-args=-combiner-store-merging=false",
         // Debuggers and traces name addresses by the symbols that stay.
         "strip=debuginfo",
     ] {

@@ -1,11 +1,15 @@
 //! shell: a tiny kernel with a prompt, booted where no image is named.
 //!
 //! It reads lines from the serial port and obeys; `help` lists the commands. Words on its command line
-//! (`hostel run -- cpuid`) are one command to run instead of the prompt. End of input powers off.
+//! (`hostel run -- cpuid`) are one command to run instead of the prompt. End of input powers off. Behind it is a kernel for ring-3
+//! programs (`guest/kernel`), which starts when the first of them does: `NAME ARGUMENTS`, or `NAME ARGUMENTS &` to go on meanwhile.
 //! Sources: Intel SDM vol. 2A CPUID; Linux `Documentation/virt/kvm/x86/cpuid.rst` (leaf 0x40000000).
 
 #![no_std]
 #![no_main]
+
+#[path = "../kernel/kernel.rs"]
+mod kernel;
 
 use core::ptr::addr_of_mut;
 use core::slice;
@@ -15,6 +19,9 @@ use guest::start_info::StartInfo;
 use guest::text::{Hex, Letters, Padded};
 use guest::words::Words;
 use guest::{apic, attempt, clock, cpu, fault, interrupt, power, print, serial, typed};
+
+use kernel::abi::{END_EXIT, END_FAULT, END_KILLED, Ended};
+use kernel::{programs, session};
 
 /// A command. What it runs says whether the arguments make sense.
 struct Command {
@@ -33,7 +40,7 @@ const fn command(
     Command { name, arguments, does, run }
 }
 
-static COMMANDS: [Command; 12] = [
+static COMMANDS: [Command; 16] = [
     command("help", "", "this list", help),
     command("cpuid", " [LEAF [SUBLEAF]]", "who the processor says it is, or one leaf", cpuid),
     command("mem", "", "the memory map", mem),
@@ -42,6 +49,15 @@ static COMMANDS: [Command; 12] = [
     command("out", " PORT VALUE [4]", "write a port: one byte, or four", write_port),
     command("time", "", "the clock, and the time stamp counter", time),
     command("trap", " de|ud|gp|pf", "raise an exception and come back", trap),
+    command(
+        "programs",
+        "",
+        "the ring-3 programs; NAME [ARGUMENTS] starts one, with & behind it in the background",
+        list,
+    ),
+    command("ps", "", "the processes' threads, each with its context", ps),
+    command("kill", " PID", "end a process", kill),
+    command("wait", "", "wait for the processes in the background", wait),
     command("exit", " VALUE", "end by isa-debug-exit: status VALUE * 2 + 1", exit),
     command("reboot", "", "reset the machine", |_, _| power::reset()),
     command("halt", "", "halt with interrupts off", |_, _| power::halt()),
@@ -60,7 +76,7 @@ extern "C" fn guest_main(boot_information: u64) -> ! {
     interrupt::init();
     fault::init();
     if Words::of(info.command_line()).next().is_some() {
-        obey(info, info.command_line());
+        obey_line(info, info.command_line());
         power::off();
     }
 
@@ -69,11 +85,15 @@ extern "C" fn guest_main(boot_information: u64) -> ! {
     print!("Hostel's sample kernel. help lists the commands, poweroff or Ctrl-D ends.\n");
     static mut LINE: [u8; LINE_BYTES] = [0; LINE_BYTES];
     loop {
+        while let Some((pid, name, ended)) = session::ended_one() {
+            print!("[", pid, "] ", name);
+            tell(ended);
+        }
         print!("> ");
         // SAFETY: nothing else uses `LINE`, and one processor runs.
         let line = unsafe { slice::from_raw_parts_mut(addr_of_mut!(LINE).cast(), LINE_BYTES) };
         match read_line(line) {
-            Some(length) => obey(info, line.get(..length).unwrap_or_default()),
+            Some(length) => obey_line(info, line.get(..length).unwrap_or_default()),
             None => {
                 print!("\n");
                 power::off();
@@ -86,7 +106,7 @@ extern "C" fn guest_main(boot_information: u64) -> ! {
 fn read_line(line: &mut [u8]) -> Option<usize> {
     let mut length = 0;
     loop {
-        match typed::read() {
+        match session::read() {
             typed::END_OF_INPUT => return None,
             b'\r' | b'\n' => {
                 print!("\n");
@@ -108,10 +128,23 @@ fn read_line(line: &mut [u8]) -> Option<usize> {
     }
 }
 
-/// Runs the command that the line names.
-fn obey(info: &StartInfo, line: &[u8]) {
+/// Runs the commands of a line: what stands before an `&` does not keep the next waiting.
+fn obey_line(info: &StartInfo, mut line: &[u8]) {
+    while let Some(end) = line.iter().position(|&byte| byte == b'&') {
+        obey(info, line.get(..end).unwrap_or_default(), true);
+        line = line.get(end + 1..).unwrap_or_default();
+    }
+    obey(info, line, false);
+}
+
+/// Runs a command, or starts a program.
+fn obey(info: &StartInfo, line: &[u8], in_background: bool) {
     let mut words = Words::of(line);
     let Some(name) = words.next() else { return };
+    if programs::find(name).is_some() {
+        let arguments = line.trim_ascii().get(name.len()..).unwrap_or_default().trim_ascii();
+        return start(info, name, arguments, in_background);
+    }
     match COMMANDS.iter().find(|command| command.name.as_bytes() == name) {
         Some(command) => {
             if (command.run)(info, &mut words).is_none() {
@@ -120,6 +153,62 @@ fn obey(info: &StartInfo, line: &[u8]) {
         }
         None => print!("no such command; help lists them\n"),
     }
+}
+
+/// Starts a program, and waits for it unless it goes to the background.
+fn start(info: &StartInfo, name: &[u8], arguments: &[u8], in_background: bool) {
+    let Ok(pid) = session::spawn(info, name, arguments, !in_background) else {
+        print!("no memory, or no process left\n");
+        return;
+    };
+    if in_background {
+        print!("[", pid, "]\n");
+        return;
+    }
+    let ended = session::wait_for(pid).filter(|ended| ended.kind != END_EXIT || ended.value != 0);
+    if let Some(ended) = ended {
+        print!("it");
+        tell(ended);
+    }
+}
+
+/// How a process ended, as the end of a line.
+fn tell(ended: Ended) {
+    match ended.kind {
+        END_EXIT => print!(" ended, status ", ended.value, "\n"),
+        END_KILLED => print!(" was killed\n"),
+        END_FAULT => print!(" was ended by exception ", ended.value, "\n"),
+        _ => print!("\n"),
+    }
+}
+
+fn list(_: &StartInfo, _: &mut Words) -> Option<()> {
+    for program in programs::PROGRAMS {
+        print!(program.name, program.arguments, ": ", program.does, "\n");
+    }
+    Some(())
+}
+
+fn ps(_: &StartInfo, _: &mut Words) -> Option<()> {
+    session::print_table();
+    Some(())
+}
+
+fn kill(_: &StartInfo, words: &mut Words) -> Option<()> {
+    if !session::kill(words.number()?) {
+        print!("no such process\n");
+    }
+    Some(())
+}
+
+fn wait(_: &StartInfo, _: &mut Words) -> Option<()> {
+    while let Some(pid) = session::running_one() {
+        if let Some(ended) = session::wait_for(pid) {
+            print!("[", pid, "]");
+            tell(ended);
+        }
+    }
+    Some(())
 }
 
 fn help(_: &StartInfo, _: &mut Words) -> Option<()> {

@@ -1,7 +1,7 @@
 //! What the sample kernel and its ring-3 programs agree on: numbers of the system calls, their arguments, errors, structures.
 //!
-//! A call is the instruction `SYSCALL` with the number in RAX and up to six arguments in RDI, RSI, RDX, R10, R8 and R9, as on
-//! Linux. RAX comes back with the result, or with an error as a small negative number. A call is a call: whatever a function may
+//! A call is the instruction `INT 0x80` with the number in RAX and up to five arguments in RDI, RSI, RDX, R10 and R8, where Linux has
+//! them. RAX comes back with the result, or with an error as a small negative number. A call is a call: whatever a function may
 //! change by the System V calling convention it may change too, vector registers included, so the kernel need not save them there;
 //! a thread that is preempted keeps all its registers. Pointers that do not lead to the caller's own memory give [`Error::Fault`].
 //!

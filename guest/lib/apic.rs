@@ -79,6 +79,17 @@ pub fn start_timer(vector: u8, period_ms: u32) {
     write32(TIMER_INITIAL, period_ms * TIMER_PER_MS);
 }
 
+/// Sets this processor's timer up for [`fire_after`].
+pub fn prepare_timer() {
+    write32(TIMER_DIVIDE, DIVIDE_BY_16);
+}
+
+/// Interrupts this processor once by `vector`, in so many nanoseconds (up to a minute), and not when it was to before.
+pub fn fire_after(vector: u8, delay_ns: u64) {
+    write32(TIMER, u32::from(vector));
+    write32(TIMER_INITIAL, ((delay_ns * u64::from(TIMER_PER_MS)) / 1_000_000) as u32 + 1);
+}
+
 /// Stops the timer.
 pub fn stop_timer() {
     write32(TIMER, MASKED);

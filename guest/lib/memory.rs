@@ -99,6 +99,20 @@ pub fn read8(address: u64) -> u8 {
     value
 }
 
+/// Writes a byte at `address`.
+pub fn write8(address: u64, value: u8) {
+    // SAFETY: the caller means this address, and owns it; a page that is not mapped faults.
+    unsafe { asm!("mov [{}], {}", in(reg) address, in(reg_byte) value, options(nostack, preserves_flags)) };
+}
+
+/// Reads two bytes at `address`.
+pub fn read16(address: u64) -> u16 {
+    let value;
+    // SAFETY: the caller means this address; a page that is not mapped faults.
+    unsafe { asm!("mov {:x}, [{}]", out(reg) value, in(reg) address, options(nostack, preserves_flags)) };
+    value
+}
+
 /// Reads four bytes at `address`. In assembler, for address 0 is as good as any and devices count accesses.
 pub fn read32(address: u64) -> u32 {
     let value;

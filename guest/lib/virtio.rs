@@ -266,6 +266,17 @@ impl<const SIZE: usize> Queue<SIZE> {
         unsafe { addr_of_mut!(self.available.used_event).write_volatile(self.seen.wrapping_sub(1)) };
     }
 
+    /// With [`EVENT_IDX`]: an interrupt, please, for the next chain.
+    pub fn listen(&mut self) {
+        // SAFETY: a field of the ring, which the device reads.
+        unsafe { addr_of_mut!(self.available.used_event).write_volatile(self.seen) };
+    }
+
+    /// Whether the device has used a chain that was not seen yet.
+    pub fn has_used(&self) -> bool {
+        self.used.index.load(Ordering::Acquire) != self.seen
+    }
+
     /// The next chain that the device has used: its head, and how many bytes were written.
     pub fn used(&mut self) -> Option<(u16, u32)> {
         if self.used.index.load(Ordering::Acquire) == self.seen {

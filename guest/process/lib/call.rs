@@ -18,7 +18,7 @@ pub unsafe fn raw(number: u64, arguments: [u64; 5]) -> Result<u64> {
     let [a, b, c, d, e] = arguments;
     // SAFETY: as the caller says; `clobber_abi` names what the kernel does not keep.
     unsafe {
-        asm!("syscall", inlateout("rax") number => result, in("rdi") a, in("rsi") b, in("rdx") c, in("r10") d, in("r8") e,
+        asm!("int 0x80", inlateout("rax") number => result, in("rdi") a, in("rsi") b, in("rdx") c, in("r10") d, in("r8") e,
             clobber_abi("sysv64"), options(nostack));
     }
     Error::ALL.into_iter().find(|error| error.result() == result).map_or(Ok(result), Err)
