@@ -32,6 +32,8 @@ enum Shape {
 
 /// Where an ELF guest lies: above the first MiB and what the boot protocols keep there.
 const ELF_BASE: u64 = 0x10_0000;
+/// Where the monitor lies, out of the way of its guests: the window of `guest/monitor/machine.rs`.
+const MONITOR_BASE: u64 = 128 << 20;
 /// Where real mode reaches an ELF guest with segment 0, and no boot information lies.
 const LOW_BASE: u64 = 0xa000;
 /// Where a boot sector is loaded by custom, and where Hostel loads a flat 16-bit binary.
@@ -64,7 +66,12 @@ const IMAGES: &[Image] = &[
     image("interrupts", "interrupts", "pvh_start", Shape::Elf(ELF_BASE)),
     image("virtio-blk", "virtio-blk", "pvh_start", Shape::Elf(ELF_BASE)),
     image("virtio-net", "virtio-net", "pvh_start", Shape::Elf(ELF_BASE)),
+    image("user", "user", "pvh_start", Shape::Elf(ELF_BASE)),
+    image("sensitive", "sensitive", "pvh_start", Shape::Elf(ELF_BASE)),
 ];
+
+/// The guest that runs guests: it embeds images of the others, so it is built when they are.
+const MONITOR: Image = image("monitor", "monitor", "pvh_start", Shape::Elf(MONITOR_BASE));
 
 /// Programs on the thread models, which are built for Linux too: tests hold the same code to its rules there.
 const THREAD_PROGRAMS: [(&str, &str); 2] =
@@ -73,7 +80,7 @@ const THREAD_PROGRAMS: [(&str, &str); 2] =
 fn main() {
     println!("cargo:rerun-if-changed=build.rs");
     println!("cargo:rerun-if-changed=Cargo.lock");
-    for folder in ["asm", "bin", "crates", "init", "kernel", "lib", "link", "process"] {
+    for folder in ["asm", "bin", "crates", "init", "kernel", "lib", "link", "monitor", "process"] {
         println!("cargo:rerun-if-changed=guest/{folder}");
     }
     let out = PathBuf::from(env::var_os("OUT_DIR").expect("cargo sets OUT_DIR"));
@@ -97,6 +104,7 @@ fn main() {
         scope.spawn(|| build_initramfs(&out));
         scope.spawn(|| build_thread_programs_for_linux(&out));
     });
+    build(&MONITOR, &out, &library);
 }
 
 /// Puts the unwinder, which the standard library names and a build that aborts on panic never calls, into Hostel itself: to

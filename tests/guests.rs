@@ -205,6 +205,15 @@ const RUNS: &[Run] = &[
         status: 0,
     },
     Run { guest: "virtio-net", arguments: &["virtio-net"], input: "", console: "no network device; .*\n", status: 3 },
+    Run { guest: "user", arguments: &["user"], input: "", console: USER, status: 0 },
+    Run { guest: "sensitive", arguments: &["sensitive"], input: "", console: "(.*: right\n){5}", status: 0 },
+    Run {
+        guest: "monitor",
+        arguments: &["monitor", "--", "nobody"],
+        input: "",
+        console: "no such guest; there are: hello user .*\n",
+        status: 3,
+    },
     Run {
         guest: "shell",
         arguments: &[],
@@ -230,6 +239,11 @@ const RUNS: &[Run] = &[
     Run { guest: "shell", arguments: &["shell", "--", "reboot"], input: "", console: "", status: 0 },
     Run { guest: "shell", arguments: &["shell", "--", "halt"], input: "", console: "", status: 0 },
 ];
+
+const USER: &str = "two programs, each in ring 3 and in an address space of its own\nprogram 1 starts\nprogram 2 starts\n\
+    program 1 was interrupted 3 times; its word at 0x8000001010 is 1\nprogram 1 ends\n\
+    program 2 was interrupted 8 times; its word at 0x8000001010 is 2\n\
+    program 2 reads the kernel's memory: #PF there, error code 0x5; it is ended\nboth have ended, powering off\n";
 
 const HELLO: &str = "Hello from a guest: 64-bit code in ring 0.\nNothing left to do, powering off.\n";
 

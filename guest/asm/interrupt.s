@@ -6,7 +6,7 @@
 
 .section .text.interrupt_stubs, "ax"
 .code64
-.globl interrupt_stubs
+.globl interrupt_stubs, interrupt_common, interrupt_return
 .balign 16
 interrupt_stubs:
     .set vector, 0
@@ -39,6 +39,7 @@ interrupt_common:
     mov rdi, rsp                # the frame; 22 words lie on a stack that the processor aligned to 16
     cld
     call guest_interrupt
+interrupt_return:               # RSP: a frame
     pop r15
     pop r14
     pop r13

@@ -13,6 +13,9 @@ use crate::memory;
 /// Selectors of ring 0, in `guest/asm/entry.s`.
 const CODE_0: u64 = 0x08;
 const DATA_0: u64 = 0x10;
+/// Selectors of ring 3: data, and 64-bit code.
+pub const DATA_3: u64 = 0x2b;
+pub const CODE_3: u64 = 0x33;
 /// The TSS in the table below.
 const TASK: u16 = 0x38;
 /// Descriptor: an available 64-bit TSS.
@@ -66,6 +69,12 @@ unsafe extern "C" {
 /// [`interrupt::init`]; #UD is this module's from then on.
 pub fn init() {
     memory::open_to_ring_3(0);
+    load_tables();
+    interrupt::on(interrupt::INVALID_OPCODE, leave);
+}
+
+/// Loads descriptors with segments of ring 3, and a TSS with a stack for what interrupts it. Once.
+pub fn load_tables() {
     // SAFETY: one processor runs, and nobody else names these statics.
     unsafe {
         let tss = addr_of_mut!(TSS).cast::<u32>();
@@ -81,7 +90,6 @@ pub fn init() {
         let pointer = TablePointer { limit: (size_of::<[u64; 9]>() - 1) as u16, base: gdt as u64 };
         asm!("lgdt [{}]", "ltr {1:x}", in(reg) &raw const pointer, in(reg) TASK, options(nostack, preserves_flags));
     }
-    interrupt::on(interrupt::INVALID_OPCODE, leave);
 }
 
 /// The handler of #UD, which is how ring 3 ends.
