@@ -217,6 +217,8 @@ pub struct Usage {
     pub process_pages: u64,
     /// Threads that the process has.
     pub process_threads: u64,
+    /// System calls of all threads that the process ever had.
+    pub process_system_calls: u64,
 }
 
 /// [`Row::state`]: runs on `cpu`.

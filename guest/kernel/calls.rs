@@ -35,6 +35,8 @@ pub fn enter(thread: &'static Thread) {
         return;
     }
     thread.system_calls.set(thread.system_calls.get() + 1);
+    let process = thread.process();
+    process.system_calls.set(process.system_calls.get() + 1);
     match call(thread, thread.context.rax.get(), thread.context.arguments()) {
         Ok(Some(result)) => thread.context.rax.set(result),
         Ok(None) => {}
@@ -228,6 +230,7 @@ fn usage(thread: &Thread, place: u64) -> Outcome {
         cpu_ticks: thread.cpu_ticks.get() + running,
         process_pages: process.space.pages(),
         process_threads: process.thread_count.get(),
+        process_system_calls: process.system_calls.get(),
     };
     process.space.copy_out(place, &raw const usage as u64, size_of::<Usage>() as u64)?;
     Ok(Some(0))

@@ -35,6 +35,8 @@ pub struct Process {
     pub space: Space,
     pub threads: List<FAMILY>,
     pub thread_count: Cell<u64>,
+    /// Of all threads that it ever had.
+    pub system_calls: Cell<u64>,
     /// How it ended; its threads may still be on their way.
     pub ended: Cell<Option<Ended>>,
     /// No thread, memory or file is left.
@@ -139,6 +141,7 @@ impl Process {
         self.files[1].kind.set(Kind::Console);
         let thread = Thread::new(self, entry, place - 8, place)?;
         thread.context.rsi.set(bytes);
+        self.system_calls.set(0);
         Ok(thread)
     }
 

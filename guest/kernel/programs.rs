@@ -31,6 +31,13 @@ pub static PROGRAMS: &[Program] = &[
     program!("trespass", " kernel|process|code|port", "touch what is not its own, and be ended"),
     program!("locks", " [COUNT]", "four threads count, with a mutex and a condition variable"),
     program!("vectors", " [SECONDS]", "check that the vector registers stay its own"),
+    program!(
+        "threads",
+        " [--model n:1|1:1|m:n] [--threads N] [--work N]",
+        "what threads cost in three models, as a table"
+    ),
+    program!("race", " [--model n:1|1:1|m:n]", "threads add to a counter, without a mutex and with one"),
+    program!("switch", "", "what a switch to another process takes, and to another thread"),
 ];
 
 /// The program of this name.

@@ -66,6 +66,8 @@ pub fn wait(thread: &'static Thread, key: u64, deadline_ns: u64, after: After) {
             const INSTRUCTION: u64 = 2;
             thread.context.rip.set(thread.context.rip.get() - INSTRUCTION);
             thread.system_calls.set(thread.system_calls.get() - 1);
+            let process = thread.process();
+            process.system_calls.set(process.system_calls.get() - 1);
             thread.late_result.set(None);
         }
         After::Result(result) => thread.late_result.set(Some(result)),

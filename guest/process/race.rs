@@ -24,7 +24,7 @@ use models::{line, program};
 const THREADS_MIN: usize = 4;
 const THREADS_MAX: usize = 32;
 /// Additions of each thread: with the processor given away in between, and without.
-const SLOW: usize = 250;
+const SLOW: usize = 100;
 const FAST: usize = 1_000_000;
 
 /// What all add to.

@@ -1,6 +1,6 @@
 //! threads: what threads cost when the library, the kernel or both carry them, in one table.
 //!
-//! Words: `--model n:1|1:1|m:n` for a column alone, `--threads N` to be created at a time (1 to 10000, without: 1000), `--work N`
+//! Words: `--model n:1|1:1|m:n` for a column alone, `--threads N` to be created at a time (1 to 4000, without: 1000), `--work N`
 //! million steps to be shared by the processors (1 to 10000, without: 20). `docs/threads.md` explains the table.
 
 #![no_std]
@@ -21,7 +21,7 @@ use models::{line, program};
 use table::Column;
 
 const MODELS: [&[u8]; 3] = [b"n:1", b"1:1", b"m:n"];
-const THREADS_MAX: u64 = 10_000;
+const THREADS_MAX: u64 = 4_000;
 const WORK_MAX: u64 = 10_000;
 
 /// What was typed.
@@ -35,7 +35,7 @@ program!(main);
 
 fn main(arguments: &'static [u8]) -> u64 {
     let Some(options) = options(Words::of(arguments)) else {
-        line!("threads [--model n:1|1:1|m:n] [--threads 1..10000] [--work 1..10000]");
+        line!("threads [--model n:1|1:1|m:n] [--threads 1..4000] [--work 1..10000]");
         return 2;
     };
     let question = Question {
@@ -44,6 +44,8 @@ fn main(arguments: &'static [u8]) -> u64 {
         cpus: kernel::cpus(),
         memory_before: kernel::memory(),
     };
+    // The first look at the clock asks the kernel how fast it is.
+    kernel::now();
     let mut columns = [const { None }; 3];
     let models: [(&str, fn(Question) -> measure::Figures); 3] = [
         (ManyToOne::NAME, measure::<ManyToOne>),

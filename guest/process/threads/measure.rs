@@ -13,14 +13,14 @@ use crate::work::work;
 
 /// Light-weight processes that the speed-up is looked at with.
 pub const LWPS: [usize; 3] = [1, 2, 4];
-/// A loop is made longer until it takes so long.
-const LONG_NS: u64 = 20_000_000;
+/// A loop is made longer until it takes so long: no longer, or it is interrupted for sure.
+const LONG_NS: u64 = 1_000_000;
 /// Threads that share the work.
 const WORKERS: usize = 64;
 /// How often something is tried whose best counts, since what disturbs only takes.
-const RUNS: usize = 3;
+const RUNS: usize = 5;
 /// How long the thread that blocks does so.
-const BLOCK_NS: u64 = 20_000_000;
+const BLOCK_NS: u64 = 30_000_000;
 
 /// What is asked for.
 #[derive(Clone, Copy)]
@@ -72,37 +72,40 @@ struct Stopwatch {
 }
 
 impl Stopwatch {
+    /// To ask for the calls may be a call, so the clock is looked at last here and first at the end.
     fn start() -> Stopwatch {
-        let time = kernel::now();
-        Stopwatch { time, calls: kernel::system_calls() }
+        let calls = kernel::system_calls();
+        Stopwatch { time: kernel::now(), calls }
     }
 
-    /// Calls since the start, without those that the looks themselves make, and nanoseconds.
-    fn stop(&self) -> (u64, u64) {
-        let first = kernel::system_calls();
-        let look = kernel::system_calls() - first;
-        (first - self.calls - look, kernel::now() - self.time)
-    }
-
-    /// The same, for each of so many operations.
+    /// What each of so many operations took since the start, without the calls that the looks themselves make.
     fn cost(&self, operations: u64) -> Cost {
-        let (calls, time) = self.stop();
-        Cost { time: time * 1000 / operations, calls: calls * 1000 / operations }
+        let time = kernel::now() - self.time;
+        let calls = kernel::system_calls();
+        let look = kernel::system_calls() - calls;
+        Cost { time: time * 1000 / operations, calls: (calls - self.calls - look) * 1000 / operations }
     }
 }
 
-/// Repeats `body`, which does so many operations as it is told, with more of them until it takes long enough.
-fn repeated(operations: u64, mut body: impl FnMut(u64)) -> Cost {
-    let mut operations = operations;
-    loop {
+/// Has `body` do so many operations as it is told, more each time until they take long enough by the best time of one so far; it says
+/// how many it did.
+fn repeated(mut body: impl FnMut(u64) -> u64) -> Cost {
+    let mut best = Cost { time: u64::MAX, calls: 0 };
+    let (mut wanted, mut runs) = (20, 0);
+    while runs < RUNS {
         let watch = Stopwatch::start();
-        body(operations);
-        let cost = watch.cost(operations);
-        if cost.time * operations / 1000 >= LONG_NS {
-            return cost;
+        let done = body(wanted);
+        let cost = watch.cost(done);
+        if cost.time < best.time {
+            best = cost;
         }
-        operations *= 2;
+        if best.time * wanted / 1000 < LONG_NS {
+            wanted *= 2;
+        } else {
+            runs += 1;
+        }
     }
+    best
 }
 
 /// Measures model `M`.
@@ -209,19 +212,13 @@ fn switch<M: Model>(_question: Question, figures: &mut Figures) {
     };
     let other = create_with::<M, _>(&yield_too);
     M::yield_now();
-    let mut wanted = 100;
-    loop {
-        let (watch, before) = (Stopwatch::start(), yields());
+    figures.switch = repeated(|wanted| {
+        let before = yields();
         for _ in 0..wanted {
             yield_counted::<M>(0);
         }
-        let done = yields() - before;
-        figures.switch = watch.cost(done);
-        if figures.switch.time * done / 1000 >= LONG_NS {
-            break;
-        }
-        wanted *= 2;
-    }
+        yields() - before
+    });
     STOP.store(true, Ordering::Relaxed);
     M::join(other);
     kernel::bind(false);
@@ -230,10 +227,11 @@ fn switch<M: Model>(_question: Question, figures: &mut Figures) {
 /// A mutex that nobody else wants.
 fn lock<M: Model>(_question: Question, figures: &mut Figures) {
     let mutex = Mutex::<M, u64>::new(0);
-    figures.lock = repeated(1_000, |operations| {
-        for _ in 0..operations {
+    figures.lock = repeated(|wanted| {
+        for _ in 0..wanted {
             *mutex.lock() += 1;
         }
+        wanted
     });
 }
 
@@ -259,34 +257,39 @@ impl<M: Model> Turns<M> {
 
 /// Two threads that hand a turn to each other.
 fn hand_over<M: Model>(_question: Question, figures: &mut Figures) {
-    figures.hand_over = repeated(100, |operations| {
-        let turns = Turns::<M> { turn: Mutex::new(0), changed: Condvar::new(), rounds: operations / 2 };
+    figures.hand_over = repeated(|wanted| {
+        let turns = Turns::<M> { turn: Mutex::new(0), changed: Condvar::new(), rounds: wanted / 2 };
         let play = || turns.play(1);
         let other = create_with::<M, _>(&play);
         turns.play(0);
         M::join(other);
+        wanted
     });
 }
 
 /// One thread blocks in the kernel, and this one looks at the clock again and again: in the longest gap between two looks, it stood.
 fn blocking<M: Model>(_question: Question, figures: &mut Figures) {
     for _ in 0..RUNS {
-        let blocks = AtomicBool::new(true);
+        let (began, ended) = (AtomicU64::new(u64::MAX), AtomicU64::new(u64::MAX));
         let block = || {
+            began.store(kernel::now(), Ordering::Release);
             M::block(BLOCK_NS);
-            blocks.store(false, Ordering::Release);
+            ended.store(kernel::now(), Ordering::Release);
         };
-        let start = kernel::now();
-        let (mut last, mut longest) = (start, 0);
+        let (mut last, mut longest) = (0, 0);
         let other = create_with::<M, _>(&block);
-        while blocks.load(Ordering::Acquire) {
+        let (began, ended) = loop {
             M::yield_now();
-            let now = kernel::now();
-            longest = longest.max(now - last);
+            let (began, ended) = (began.load(Ordering::Acquire), ended.load(Ordering::Acquire));
+            let now = kernel::now().min(ended);
+            longest = longest.max(now.saturating_sub(last.max(began)));
             last = now;
-        }
+            if ended != u64::MAX {
+                break (began, ended);
+            }
+        };
         M::join(other);
-        figures.others = figures.others.max(100 - longest * 100 / (last - start).max(1));
+        figures.others = figures.others.max(100 - longest * 100 / (ended - began).max(1));
     }
 }
 
@@ -297,6 +300,10 @@ struct Meeting<M> {
     expected: usize,
 }
 
+/// Every so many of them that come to a meeting block for a moment first.
+const LATE: usize = 8;
+const MOMENT_NS: u64 = 20_000;
+
 /// Threads that all wait until the last of them is there, on as many LWPs as there are processors: nothing is measured, but each
 /// must be counted once, be woken and be joined.
 fn meet<M: Model>(question: Question, figures: &mut Figures) {
@@ -306,6 +313,11 @@ fn meet<M: Model>(question: Question, figures: &mut Figures) {
         let meeting = unsafe { &*(meeting as *const Meeting<M>) };
         let mut arrived = meeting.arrived.lock();
         *arrived += 1;
+        if arrived.is_multiple_of(LATE) {
+            drop(arrived);
+            M::block(MOMENT_NS);
+            arrived = meeting.arrived.lock();
+        }
         if *arrived == meeting.expected {
             meeting.complete.notify_all();
         }

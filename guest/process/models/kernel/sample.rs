@@ -83,7 +83,7 @@ pub fn write(bytes: &[u8]) {
 
 /// System calls of the process so far.
 pub fn system_calls() -> u64 {
-    call::usage().system_calls
+    call::usage().process_system_calls
 }
 
 /// What the process and its threads have.
