@@ -4,11 +4,13 @@
 #[allow(dead_code, reason = "each test program uses its part")]
 mod common;
 
-use common::hostel::{Finished, hostel};
+use common::hostel::{Finished, PROGRAM, hostel};
 use common::kvm::{lab_kernel, skip};
 use common::lab_image::find_program;
 use common::linux_guest::initramfs;
 use common::scratch::Scratch;
+use common::session::Session;
+use rustix::process::Signal;
 use std::fs;
 use std::process::Command;
 
@@ -100,6 +102,55 @@ fn a_file_system_survives_and_what_is_not_to_be_written_stays() {
     assert_eq!((said(&run, "ro"), said(&run, "head"), said(&run, "write")), ("1", "hostelhostel", "refused"));
     assert!(fs::read(&system).expect("it can be read") == before, "the layer's base has changed");
     assert!(fs::read(&raw).expect("it can be read") == written, "a read-only disk has changed");
+}
+
+/// Files that are acknowledged as soon as they are on the disk, beside writes that nobody waits for. Each has its own name as its content.
+const ACKNOWLEDGES: &str = "
+mount -t ext4 /dev/vda /mnt || exit
+(while :; do dd if=/dev/urandom of=/mnt/noise bs=64k count=32; rm /mnt/noise; done) >/dev/null 2>&1 &
+read first
+number=$first
+while :; do
+    echo file $number is whole | dd of=/mnt/$number conv=fsync 2>/dev/null && echo acknowledged=$number
+    number=$((number + 1))
+done
+";
+
+/// An unmodified kernel's journal on a disk whose machine is killed: it is replayed, and what fsync(2) acknowledged is there.
+#[test]
+fn a_file_system_whose_machine_is_killed_keeps_what_it_acknowledged() {
+    let Some(kernel) = lab_kernel() else { return };
+    let [Some(mkfs), Some(e2fsck), Some(debugfs)] = ["mkfs.ext4", "e2fsck", "debugfs"].map(find_program) else {
+        return skip("e2fsprogs is not installed");
+    };
+    let [mkfs, e2fsck] = [mkfs, e2fsck].map(|path| path.to_str().expect("programs have names").to_owned());
+    let scratch = Scratch::new("killed");
+    let (disk, initrd) = (scratch.file("disk", &[]), scratch.file("initrd", &initramfs(ACKNOWLEDGES)));
+    runs(&mkfs, &["-q", &disk, "32M"]);
+    let mut first = 0;
+    for more in [3, 30] {
+        let mut machine = Command::new(PROGRAM);
+        machine.args(["run", &kernel, "--initrd", &initrd, "--cmdline=quiet", "--timeout", "240s", "--disk", &disk]);
+        let mut machine = Session::on_pipes(machine);
+        machine.type_in(&format!("{first}\n"));
+        machine.wait_for(&format!("acknowledged={}\r\n", first + more));
+        machine.signal(Signal::KILL);
+        let (status, seen) = machine.end();
+        assert_eq!(status, 128 + 9, "{seen}");
+        let told = seen.lines().filter_map(|line| line.strip_prefix("acknowledged=")?.trim_end().parse::<u32>().ok());
+        let last = told.max().expect("it was waited for");
+        // 1: it has replayed the journal, and nothing else was to be done.
+        let replayed = Command::new(&e2fsck).args(["-p", &disk]).output().expect("it can be started");
+        assert!(matches!(replayed.status.code(), Some(0 | 1)), "{replayed:?}");
+        runs(&e2fsck, &["-f", "-n", &disk]);
+        for number in 0..=last {
+            let cat = Command::new(&debugfs).args(["-R", &format!("cat /{number}"), &disk]).output();
+            let content = String::from_utf8(cat.expect("it can be started").stdout).expect("it is text");
+            assert_eq!(content, format!("file {number} is whole\n"), "acknowledged up to {last}");
+        }
+        println!("files up to {last} are there");
+        first = last + 1;
+    }
 }
 
 /// Images of QEMU's that have more than one file behind them, or are not to be read as they are.

@@ -7,6 +7,7 @@ mod common;
 use common::hostel::{Finished, PROGRAM, finish, hostel};
 use common::kvm::{lab_kernel, skip};
 use common::lab_image::find_program;
+use common::linux_guest::{LEAVES_INITRAMFS, way_out};
 use common::scratch::Scratch;
 use common::session::Session;
 use std::fs::{self, Permissions};
@@ -165,12 +166,9 @@ hostname
 cat /etc/resolv.conf
 ip -4 -o addr show dev eth0 | grep -o 'inet [0-9./]*'
 ip route | grep -o 'default via [0-9.]*'
+cat /sys/class/net/eth0/mtu
 wget -q -O - http://host.example:8080/
 ";
-
-/// Runs its arguments on the same files as before, mounted once more: an initramfs is no root that a program can leave.
-const LEAVES_INITRAMFS: &str =
-    "mkdir /again && mount --rbind / /again && cd /again && mount --move . / && exec chroot . \"$0\" \"$@\"";
 
 /// passt wants a way out of the host, and a root that it can leave.
 #[test]
@@ -179,12 +177,7 @@ fn a_command_has_the_users_network() {
     if find_program("passt").is_none() {
         return skip("passt is not installed");
     }
-    for line in ["ifconfig lo up", "ifconfig dummy0 192.0.2.2 up", "route add default gw 192.0.2.1"] {
-        let words: Vec<_> = line.split(' ').collect();
-        assert!(Command::new(words[0]).args(&words[1..]).status().expect("busybox has it").success(), "{line}");
-    }
-    fs::create_dir_all("/etc").expect("the lab is ours");
-    fs::write("/etc/passwd", "nobody:x:65534:65534::/:/bin/false\n").expect("the lab is ours");
+    way_out();
     fs::write("/etc/resolv.conf", "nameserver 127.0.0.1\n").expect("the lab is ours");
     let names = UdpSocket::bind("127.0.0.1:53").expect("nobody else is there");
     let pages = TcpListener::bind("127.0.0.1:8080").expect("nobody else is there");
@@ -215,7 +208,7 @@ fn a_command_has_the_users_network() {
     command.args(["--timeout", "240s", "--", "sh", "-c", FETCHES]);
     let run = finish(command, "");
     println!("{run:?}");
-    let want = "fetches\nnameserver 10.0.2.3\ninet 10.0.2.15/24\ndefault via 10.0.2.2\nfrom the host\n";
+    let want = "fetches\nnameserver 10.0.2.3\ninet 10.0.2.15/24\ndefault via 10.0.2.2\n65520\nfrom the host\n";
     assert_eq!((run.status, run.stdout.as_str()), (0, want));
     assert_eq!(fs::read_to_string("/etc/resolv.conf").expect("it is there"), "nameserver 127.0.0.1\n");
 }

@@ -18,11 +18,14 @@ const NAME: usize = 16;
 const TRIES: u32 = 100;
 const PAUSE_MS: u64 = 10;
 
-/// ioctl requests: set address, mask and flags of an interface, add a route.
+/// ioctl requests: set address, mask, flags and the longest packet of an interface, add a route.
 const SET_ADDRESS: usize = 0x8916;
 const SET_MASK: usize = 0x891c;
 const SET_FLAGS: usize = 0x8914;
+const SET_MTU: usize = 0x8922;
 const ADD_ROUTE: usize = 0x890b;
+/// The longest packet, as passt's DHCP server would tell: there is no cable.
+const MTU: u32 = 65_520;
 const UP: u8 = 1;
 const INET: u8 = 2;
 
@@ -53,6 +56,8 @@ impl<'a> Network<'a> {
         with_socket(|socket| {
             ask(socket, SET_ADDRESS, &request(&interface, &of_internet(address)))?;
             ask(socket, SET_MASK, &request(&interface, &of_internet(mask)))?;
+            // A driver that knows only shorter ones keeps its own.
+            let _ = ask(socket, SET_MTU, &request(&interface, &MTU.to_le_bytes()));
             ask(socket, SET_FLAGS, &request(&interface, &[UP]))?;
             ask(socket, ADD_ROUTE, &default_route(router))
         })?;

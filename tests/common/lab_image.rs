@@ -42,7 +42,7 @@ const OWN_MODULES: [&str; 10] = [
 ];
 
 /// Programs that tests use where they are installed.
-const PROGRAMS: [&str; 3] = ["mkfs.ext4", "e2fsck", "passt"];
+const PROGRAMS: [&str; 4] = ["mkfs.ext4", "e2fsck", "debugfs", "passt"];
 
 /// Runs the script on the second serial port and reports its status through the kernel log, which the first one carries:
 /// the two cannot mix. `<1>` is a level that `quiet` lets through.

@@ -3,6 +3,7 @@
 use super::cpio::Archive;
 use super::lab_image::GUEST_MODULES;
 use std::fs;
+use std::process::Command;
 
 /// Mounts what every script needs, loads the drivers, runs the script and powers off.
 const INIT: &str = r#"#!/bin/busybox sh
@@ -47,4 +48,19 @@ fn archive(init: &str, script: &str) -> Vec<u8> {
         archive.file(&format!("/modules/{name}"), 0o644, &fs::read(module.path()).expect("it can be read"));
     }
     archive.finish()
+}
+
+/// A shell's command that runs its arguments on the same files as before, mounted once more: an initramfs is no root that a program can
+/// leave, as passt does.
+pub const LEAVES_INITRAMFS: &str =
+    "mkdir -p /again && mount --rbind / /again && cd /again && mount --move . / && exec chroot . \"$0\" \"$@\"";
+
+/// Gives the lab what passt asks of a host: a way out, which leads nowhere here, and a user without rights.
+pub fn way_out() {
+    for line in ["ifconfig lo up", "ifconfig dummy0 192.0.2.2 up", "route add default gw 192.0.2.1"] {
+        let words: Vec<_> = line.split(' ').collect();
+        assert!(Command::new(words[0]).args(&words[1..]).status().expect("busybox has it").success(), "{line}");
+    }
+    fs::create_dir_all("/etc").expect("the lab is ours");
+    fs::write("/etc/passwd", "nobody:x:65534:65534::/:/bin/false\n").expect("the lab is ours");
 }

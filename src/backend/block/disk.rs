@@ -369,12 +369,15 @@ mod tests {
         Short(u64),
     }
 
-    /// The engine of this host, in which chosen operations fail instead of being done.
+    /// The engine of this host, in which chosen operations fail instead of being done, or after they were.
     struct Faulty {
         engine: Box<dyn Engine>,
         /// Operation by number, from 0 on, and what it meets; `u32::MAX` for all of them.
         faults: Vec<(u32, Fault)>,
+        /// The same for operations that are over, by the order in which they are.
+        late: Option<(u32, Fault)>,
         count: u32,
+        over: u32,
         failed: Vec<Done>,
     }
 
@@ -398,7 +401,18 @@ mod tests {
         }
         fn take_done(&mut self, done: &mut Vec<Done>) {
             done.append(&mut self.failed);
+            let before = done.len();
             self.engine.take_done(done);
+            for (_, result) in &mut done[before..] {
+                match self.late.filter(|(at, _)| *at == self.over) {
+                    Some((_, Fault::Errno(errno))) => *result = Err(io::Error::from_raw_os_error(errno)),
+                    Some((_, Fault::Short(size))) => {
+                        *result = result.as_ref().map(|bytes| *bytes.min(&(size as u32))).map_err(|_| unreachable!());
+                    }
+                    None => {}
+                }
+                self.over += 1;
+            }
         }
         fn under_way(&self) -> usize {
             self.failed.len() + self.engine.under_way()
@@ -425,7 +439,8 @@ mod tests {
             let path = std::env::temp_dir().join(format!("hostel-disk-{}-{number}", std::process::id()));
             std::fs::write(&path, [0xdd; BYTES]).unwrap();
             let mut disk = Disk::open(&path, DiskOptions { mode, ..DiskOptions::default() }, 8).unwrap();
-            disk.engine = Box::new(Faulty { engine: disk.engine, faults, count: 0, failed: Vec::new() });
+            disk.engine =
+                Box::new(Faulty { engine: disk.engine, faults, late: None, count: 0, over: 0, failed: Vec::new() });
             Bench { ram: Arc::new(GuestRam::new(&MemoryMap::new(MIB).unwrap()).unwrap()), path, disk }
         }
 
@@ -497,6 +512,56 @@ mod tests {
                 let mut bench = Bench::new(Mode::Write, faults());
                 let flushed = if at == 0 { expected } else { Ok(()) };
                 assert_eq!(bench.run(Request::Flush), flushed, "flush, {fault:?} at {at}");
+            }
+        }
+    }
+
+    /// Eight requests that are under way together, and what the host says of each of them in turn: no other one feels it.
+    #[test]
+    fn sec37_a_fault_of_one_completion_among_many_is_that_requests_alone() {
+        const TOGETHER: u32 = 8;
+        let faults = [libc::EINTR, libc::EAGAIN, libc::EIO, libc::ENOSPC].map(Fault::Errno);
+        for (at, fault) in (0..2 * TOGETHER).flat_map(|at| faults.map(|fault| (at, fault))) {
+            both_ways(at, fault, matches!(fault, Fault::Errno(libc::EIO | libc::ENOSPC)) && at < TOGETHER);
+        }
+        for (at, size) in (0..TOGETHER).flat_map(|at| [1, 513, 2047].map(|size| (at, size))) {
+            both_ways(at, Fault::Short(size), false);
+        }
+
+        fn both_ways(at: u32, fault: Fault, fails: bool) {
+            for is_write in [true, false] {
+                let mut bench = Bench::new(Mode::Write, Vec::new());
+                let engine = std::mem::replace(&mut bench.disk.engine, Box::new(Threads::new(1).unwrap()));
+                let late = Some((at, fault));
+                bench.disk.engine =
+                    Box::new(Faulty { engine, faults: Vec::new(), late, count: 0, over: 0, failed: Vec::new() });
+                for tag in 0..TOGETHER {
+                    let range = GuestRange { start: 0x1000 + u64::from(tag) * 0x1000, size: 2048 };
+                    bench.ram.write(range.start, &[if is_write { tag as u8 } else { 0xee }; 2048]).unwrap();
+                    let (sector, buffers) = (u64::from(tag) * 8, HostBuffers::of_guest(&bench.ram, &[range]).unwrap());
+                    let request = match is_write {
+                        true => Request::Write { sector, buffers, durable: false },
+                        false => Request::Read(sector, buffers),
+                    };
+                    bench.disk.begin(tag, request);
+                }
+                let mut over: Vec<_> = bench.disk.finish().collect();
+                while over.len() < TOGETHER as usize {
+                    let ready = [event_loop::Interest { token: (), fd: bench.disk.ready(), output: false }];
+                    event_loop::wait(&ready, None).unwrap();
+                    over.extend(bench.disk.finish());
+                }
+                let failed: Vec<_> = over.iter().filter(|(_, result)| result.is_err()).map(|(tag, _)| *tag).collect();
+                assert_eq!(failed.len(), usize::from(fails), "{fault:?} at {at}, write {is_write}");
+                let content = std::fs::read(&bench.path).unwrap();
+                for tag in (0..TOGETHER).filter(|tag| !failed.contains(tag)) {
+                    let place = tag as usize * 4096;
+                    let expected = if is_write { tag as u8 } else { 0xdd };
+                    let mut in_ram = [0; 2048];
+                    bench.ram.read(0x1000 + u64::from(tag) * 0x1000, &mut in_ram).unwrap();
+                    assert!(in_ram == [expected; 2048] && content[place..place + 2048] == [expected; 2048], "{tag}");
+                }
+                assert_eq!((bench.disk.under_way(), bench.disk.engine.under_way()), (0, 0));
             }
         }
     }
