@@ -5,6 +5,7 @@ use crate::backend::net_switch::is_name;
 use crate::bench::report::Part;
 use crate::config::{IrqchipChoice, ReportChoice, RunConfig, ScriptStep, TraceConfig};
 use crate::machine::{console, root, trace_shown, virtio};
+use crate::process::options::ExecConfig;
 use clap::error::ErrorKind;
 use clap::{ArgMatches, Args, Command, CommandFactory, FromArgMatches, Parser, Subcommand};
 use clap_complete::Shell;
@@ -30,6 +31,9 @@ pub enum Verb {
     /// Run, and print every exit of the guest: what trapped, where, and how it was answered
     #[command(after_help = TRACE_EXAMPLES)]
     Trace(Box<TraceConfig>),
+    /// Run a Linux program on a vCPU without a kernel: its system calls are trapped and answered by Hostel
+    #[command(after_help = EXEC_EXAMPLES)]
+    Exec(Box<ExecConfig>),
     /// List the sample guests inside this program
     Guests,
     /// Tell why an exit or an instruction traps, who decides, and who answers; without a name, list all
@@ -78,6 +82,17 @@ Examples:
   hostel run /boot/vmlinuz --root / -- make test
                                                 a command on another kernel, with this system's files
   hostel run kernel.elf --expect 'tests passed' --reject linux --timeout 30s";
+
+const EXEC_EXAMPLES: &str = "\
+Examples:
+  hostel exec -- /bin/busybox echo hello        a static program, with this system's files to read
+  hostel exec --trace -- /bin/busybox ls /      each system call, as strace prints it
+  hostel exec --root DIR --allow-write -- /bin/sh -c 'date >now'
+                                                below a directory of its own, which it may change
+
+The status is the program's own; 128 + N when signal N ended it, 127 when it is not
+there, 126 when it cannot be executed, 125 when Hostel or the machine failed, 124
+when the deadline passed.";
 
 const TRACE_EXAMPLES: &str = "\
 Examples:

@@ -493,7 +493,11 @@ fn parse_name(text: &str) -> Result<String, String> {
     if is_name(text) { Ok(text.into()) } else { Err("a name has 1 to 32 letters, digits, - and _".into()) }
 }
 
-fn parse_duration(text: &str) -> Result<Duration, String> {
+/// Reads a length of time with a unit, such as 500ms, 30s or 2m; never 0.
+///
+/// # Errors
+/// It is none; the text says why.
+pub fn parse_duration(text: &str) -> Result<Duration, String> {
     let (number, unit) = split_unit(text);
     let number: f64 = number.parse().map_err(|_| "not a duration such as 500ms, 30s or 2m".to_string())?;
     let factor = match unit {

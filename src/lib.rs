@@ -24,5 +24,6 @@ pub mod kvm;
 pub mod machine;
 pub mod memory;
 pub mod pci;
+pub mod process;
 pub mod vcpu;
 pub mod virtio;

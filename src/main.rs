@@ -13,6 +13,7 @@ use hostel::machine::outcome::{HOST_ERROR, Outcome, USAGE};
 use hostel::machine::phases::now_us;
 use hostel::machine::{build, run};
 use hostel::memory::heap;
+use hostel::process::{self, options::ExecConfig};
 use std::io::{ErrorKind, IsTerminal, Write, stdout};
 use std::process::exit;
 
@@ -25,6 +26,7 @@ fn main() {
         Verb::Trace(config) if config.run.dry_run => dry_run(&config.run),
         Verb::Run(config) => run(&config, None, process_start),
         Verb::Trace(config) => run(&config.run, Some(&config), process_start),
+        Verb::Exec(config) => Ok(exec(&config)),
         Verb::Guests => print(guests().as_bytes(), 0),
         Verb::Explain { markdown: true, .. } => print(text::markdown().as_bytes(), 0),
         Verb::Explain { name, .. } => explain(&name.join(" ")),
@@ -62,6 +64,19 @@ fn run(config: &RunConfig, trace: Option<&TraceConfig>, process_start: u64) -> a
         signals::end_by(signal);
     }
     Ok(status)
+}
+
+fn exec(config: &ExecConfig) -> i32 {
+    match process::run::run(config) {
+        Ok(finished) => {
+            finished.said.iter().for_each(|text| say(text));
+            finished.status
+        }
+        Err(error) => {
+            say(&format!("exec: {error}"));
+            error.status()
+        }
+    }
 }
 
 fn dry_run(config: &RunConfig) -> anyhow::Result<i32> {

@@ -11,7 +11,7 @@ use std::path::{Path, PathBuf};
 /// Floor of each room: a file imports its own room or a lower floor, never sideways, never up.
 const FLOORS: &[(u32, &[&str])] = &[
     (9, &["main", "cli"]),
-    (6, &["machine", "bench"]),
+    (6, &["machine", "process", "bench"]),
     (5, &["config", "debug", "doctor"]),
     (4, &["vcpu", "boot"]),
     (3, &["devices", "virtio"]),
@@ -43,7 +43,7 @@ const CORE: &[&str] = &[
 const CORE_LINES_MAX: usize = 5_000;
 
 /// `unsafe` blocks, functions and impls in `src/`. Raise it only with the reason in the commit.
-const UNSAFE_MAX: usize = 46;
+const UNSAFE_MAX: usize = 48;
 
 /// Rooms and files that may hold `unsafe`: KVM, guest memory, and wrappers of single system calls.
 const UNSAFE_ROOMS: &[&str] = &[
@@ -58,7 +58,8 @@ const UNSAFE_ROOMS: &[&str] = &[
 ];
 
 /// Rooms whose `mod.rs` forbids `unsafe` for all that is in them.
-const SAFE_ROOMS: &[&str] = &["arch", "bus", "devices", "pci", "virtio", "boot", "vcpu", "machine", "bench", "debug"];
+const SAFE_ROOMS: &[&str] =
+    &["arch", "bus", "devices", "pci", "virtio", "boot", "vcpu", "machine", "process", "bench", "debug"];
 
 /// The crates that the project is built on. Each is used for what it is there for.
 const RUST_VMM: &[&str] = &["kvm_ioctls", "kvm_bindings", "vm_memory", "linux_loader", "vmm_sys_util"];

@@ -6,8 +6,10 @@
 //! Source: KVM API §1 (system, VM and vCPU ioctls).
 
 use super::system::KvmError;
-use kvm_bindings::{CpuId, kvm_fpu, kvm_mp_state, kvm_regs, kvm_run, kvm_sregs, kvm_sync_regs, kvm_vcpu_events};
-use kvm_ioctls::{Kvm, VcpuExit, VcpuFd, VmFd};
+use kvm_bindings::{
+    CpuId, kvm_fpu, kvm_mp_state, kvm_regs, kvm_run, kvm_sregs, kvm_sync_regs, kvm_vcpu_events, kvm_xsave,
+};
+use kvm_ioctls::{Kvm, SyncReg, VcpuExit, VcpuFd, VmFd};
 use std::fmt::Arguments;
 use std::io;
 use std::os::fd::AsRawFd;
@@ -105,6 +107,12 @@ impl KvmFd<VcpuFd> {
     pub(super) fn synced(&self) -> kvm_sync_regs {
         self.fd.sync_regs()
     }
+
+    /// Puts registers into it, which KVM takes at the next entry.
+    pub(super) fn load(&mut self, regs: kvm_regs) {
+        self.fd.sync_regs_mut().regs = regs;
+        self.fd.set_sync_dirty_reg(SyncReg::Register);
+    }
 }
 
 #[inline]
@@ -199,6 +207,12 @@ impl Answer for kvm_sregs {
 impl Answer for kvm_fpu {
     fn in_words(&self) -> String {
         format!("fcw {:#x}, mxcsr {:#x}", self.fcw, self.mxcsr)
+    }
+}
+
+impl Answer for kvm_xsave {
+    fn in_words(&self) -> String {
+        String::new()
     }
 }
 

@@ -12,5 +12,6 @@ pub mod registers;
 pub mod stats;
 pub mod system;
 pub mod tsc;
+pub mod user_mode;
 pub mod vcpu;
 pub mod vm;

@@ -29,7 +29,7 @@ pub(super) fn to_regs(regs: &Registers) -> kvm_regs {
     }
 }
 
-fn from_regs(regs: &kvm_regs) -> Registers {
+pub(super) fn from_regs(regs: &kvm_regs) -> Registers {
     Registers {
         rax: regs.rax,
         rbx: regs.rbx,

@@ -166,6 +166,27 @@ impl GuestRam {
         Ok(())
     }
 
+    /// Has KVM forget how it translates a range, on every vCPU: what the guest touches there next is looked up in its page tables
+    /// anew. For page tables that this process writes, of which a KVM that shadows them learns nothing. The content stays, and whoever
+    /// uses it meanwhile waits. Each change of a mapping's rights has this effect, so they are changed there and back; execution is
+    /// the only right whose loan disturbs nobody.
+    ///
+    /// # Errors
+    /// Not RAM throughout, in one range, or the host refuses the change.
+    pub fn revoke(&self, range: GuestRange) -> Result<(), RamError> {
+        let hva = self.host_address(range)?;
+        let (first, end) = (hva / PAGE_SIZE * PAGE_SIZE, (hva + range.size).next_multiple_of(PAGE_SIZE));
+        let kept = libc::PROT_READ | libc::PROT_WRITE;
+        for rights in [kept | libc::PROT_EXEC, kept] {
+            // SAFETY: the pages lie inside a private mapping that this GuestRam owns (checked by `host_address`) and stay readable
+            // and writable throughout.
+            if unsafe { libc::mprotect(first as *mut libc::c_void, (end - first) as usize, rights) } != 0 {
+                return Err(RamError::Map { size: range.size, source: std::io::Error::last_os_error() });
+            }
+        }
+        Ok(())
+    }
+
     /// Maps `size` bytes of `file` from `offset` on privately over RAM at `gpa`: the pages come from the page cache as they
     /// are touched, writes stay in this process. All three are multiples of the page size. Only for files that nobody
     /// rewrites or truncates: a page beyond the file's end kills the process (SIGBUS).

@@ -1,0 +1,20 @@
+//! The process VM: Linux programs on vCPUs of a machine that holds no kernel. Their system calls are the interface that is virtualized.
+
+#![forbid(unsafe_code)]
+
+pub mod files;
+pub mod frames;
+pub mod load;
+pub mod options;
+pub mod paths;
+pub mod program;
+pub mod run;
+pub mod space;
+pub mod stub;
+pub mod syscall;
+pub mod tables;
+pub mod task;
+pub mod trace;
+pub mod trap;
+pub mod vcpus;
+pub mod world;

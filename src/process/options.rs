@@ -1,0 +1,69 @@
+//! Options of `hostel exec`, parsed into valid values. The doc comments are the help texts.
+
+use super::syscall::table;
+use super::world::Rules;
+use crate::arch::layout::MIB;
+use crate::memory::map::MemoryMap;
+use crate::memory::size::parse_size;
+use clap::Args;
+use std::ffi::OsString;
+use std::path::PathBuf;
+use std::time::Duration;
+
+/// Memory unless told otherwise.
+const DEFAULT_MEMORY: &str = "1G";
+
+/// Options of `hostel exec`.
+#[derive(Args, Clone, Debug)]
+pub struct ExecConfig {
+    /// The program and its arguments; without a slash it is looked for in PATH
+    #[arg(required = true, last = true, value_name = "PROGRAM")]
+    pub program: Vec<OsString>,
+
+    /// The directory that the program sees as /
+    #[arg(long, value_name = "DIR", default_value = "/")]
+    pub root: PathBuf,
+
+    /// Let it change the host's files; without, they are read-only
+    #[arg(long)]
+    pub allow_write: bool,
+
+    /// Print each system call, as strace does, on standard error
+    #[arg(long)]
+    pub trace: bool,
+
+    /// Answer these system calls with EPERM
+    #[arg(long, value_name = "NAMES", value_delimiter = ',', value_parser = parse_call)]
+    pub deny: Vec<u64>,
+
+    /// Answer all system calls but these with EPERM; exit is always possible
+    #[arg(long, value_name = "NAMES", value_delimiter = ',', value_parser = parse_call)]
+    pub allow: Vec<u64>,
+
+    /// Most memory of all its processes together: 64M, 2G; a bare number is MiB
+    #[arg(long, value_name = "SIZE", default_value = DEFAULT_MEMORY, value_parser = parse_memory)]
+    pub mem: u64,
+
+    /// End it after this time, with status 124: 10s, 500ms, 2m
+    #[arg(long, value_name = "TIME", value_parser = crate::config::parse_duration)]
+    pub timeout: Option<Duration>,
+}
+
+impl ExecConfig {
+    /// Which calls are possible.
+    pub fn rules(&self) -> Rules {
+        Rules { denied: self.deny.iter().copied().collect(), allowed: self.allow.iter().copied().collect() }
+    }
+}
+
+fn parse_call(name: &str) -> Result<u64, String> {
+    table::number(name).ok_or_else(|| "no system call of this name is answered".into())
+}
+
+fn parse_memory(text: &str) -> Result<u64, String> {
+    /// Ring 0's pages, tables, and a little for the program.
+    const LEAST: u64 = 4 * MIB;
+    let size = parse_size(text)?;
+    MemoryMap::new(size).map_err(|error| error.to_string())?;
+    if size < LEAST { Err("a program needs at least 4M".into()) } else { Ok(size) }
+}

@@ -1,0 +1,208 @@
+//! `hostel exec` from its options to what is told of it: the program's status, or why there is none.
+//!
+//! The control thread waits for the program's end and the deadline; each thread of a program has one of Hostel's and a vCPU. Signals are
+//! not caught: one that would end the program natively ends Hostel, and its machine with it.
+//! Sources: exit statuses as in POSIX "Exit Status for Commands", with 125 as timeout(1) and env(1) have it.
+
+use super::files::{Files, OpenFile};
+use super::load::Image;
+use super::options::ExecConfig;
+use super::paths::{Root, RootError};
+use super::space::Space;
+use super::syscall::names;
+use super::task::{End, Place, Reload, Task};
+use super::trace::{self, Trace};
+use super::trap::{self, TrapError};
+use super::vcpus::{VcpuError, Vcpus};
+use super::world::{FIRST_ID, Process, World};
+use crate::arch::cpu_state::Registers;
+use crate::memory::map::{MapError, MemoryMap};
+use crate::memory::ram::{GuestRam, RamError};
+use rustix::io::Errno;
+use std::ffi::OsString;
+use std::os::unix::ffi::OsStringExt;
+use std::sync::mpsc::{self, RecvTimeoutError};
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+
+/// Status when Hostel or the machine failed.
+pub const FAILED: i32 = 125;
+/// Status when the program is there and cannot be executed.
+const NOT_EXECUTABLE: i32 = 126;
+/// Status when there is no such program.
+const NOT_FOUND: i32 = 127;
+/// Status when the deadline passed.
+const DEADLINE: i32 = 124;
+/// As good as none.
+const NO_DEADLINE: Duration = Duration::from_secs(u32::MAX as u64);
+
+/// Why a program did not run, or not to its end.
+#[derive(Debug, thiserror::Error)]
+pub enum ExecError {
+    /// Its root.
+    #[error(transparent)]
+    Root(#[from] RootError),
+    /// Memory of that size.
+    #[error(transparent)]
+    Map(#[from] MapError),
+    /// Memory.
+    #[error(transparent)]
+    Ram(#[from] RamError),
+    /// Too little memory for the machine's own tables.
+    #[error("too little memory for ring 0's pages")]
+    NoMemory,
+    /// The machine.
+    #[error(transparent)]
+    Vcpu(#[from] VcpuError),
+    /// The program's file.
+    #[error("{}: {source}", .program.display())]
+    Program {
+        /// What was asked for.
+        program: OsString,
+        /// Why not.
+        source: std::io::Error,
+    },
+    /// A thread of Hostel's.
+    #[error("start a thread for the program: {0}")]
+    Thread(std::io::Error),
+    /// The run broke off.
+    #[error(transparent)]
+    Trap(#[from] TrapError),
+}
+
+impl ExecError {
+    /// The exit status that tells it.
+    pub fn status(&self) -> i32 {
+        match self {
+            ExecError::Program { source, .. } if source.kind() == std::io::ErrorKind::NotFound => NOT_FOUND,
+            ExecError::Program { .. } => NOT_EXECUTABLE,
+            _ => FAILED,
+        }
+    }
+}
+
+/// How a run ended.
+#[derive(Debug)]
+pub struct Finished {
+    /// The exit status.
+    pub status: i32,
+    /// What is to be said.
+    pub said: Vec<String>,
+}
+
+/// Runs the program that `config` asks for, to its end or the deadline.
+///
+/// # Errors
+/// It could not be started, or the machine failed.
+pub fn run(config: &ExecConfig) -> Result<Finished, ExecError> {
+    let map = MemoryMap::new(config.mem)?;
+    let ram = Arc::new(GuestRam::new(&map)?);
+    let root = Root::open(&config.root, config.allow_write)?;
+    let trace = config.trace.then(|| Trace::new(Box::new(std::io::stderr())));
+    let world = World::new(ram.clone(), &map, root, config.rules(), trace).ok_or(ExecError::NoMemory)?;
+    let world = Arc::new(world);
+    let mut task = first_task(world.clone())?;
+    start(&mut task, config)?;
+    let vcpus = Vcpus::new(ram)?;
+    let mut vcpu = vcpus.take()?;
+    let (sender, ended) = mpsc::channel();
+    let thread = move || {
+        let end = trap::run(&mut task, &vcpus, &mut vcpu);
+        if let Ok(end) = &end {
+            task.world.tell_end(task.process.id, *end);
+        }
+        let reason = task.reason.take();
+        // Whoever waited may have gone at the deadline.
+        let _ = sender.send((end, reason));
+    };
+    std::thread::Builder::new().name("task".into()).spawn(thread).map_err(ExecError::Thread)?;
+    let mut said = Vec::new();
+    let status = match ended.recv_timeout(config.timeout.unwrap_or(NO_DEADLINE)) {
+        Ok((end, reason)) => {
+            let end = end?;
+            if let (End::Killed(signal), Some(reason)) = (end, reason) {
+                said.push(format!("the program was ended by {}: {reason}", trace::signal(signal)));
+            }
+            end.shell_status()
+        }
+        Err(RecvTimeoutError::Timeout) => {
+            said.push("the deadline has passed".into());
+            DEADLINE
+        }
+        Err(RecvTimeoutError::Disconnected) => FAILED,
+    };
+    said.extend(unknown(&world));
+    Ok(Finished { status, said })
+}
+
+/// A line about the calls that were not known.
+fn unknown(world: &World) -> Option<String> {
+    let calls = world.unknown();
+    let word = |(number, count): &(u64, u64)| {
+        let name = names::name(*number).map_or_else(|| format!("number {number}"), str::to_owned);
+        if *count == 1 { name } else { format!("{name} ({count} times)") }
+    };
+    let words: Vec<_> = calls.iter().map(word).collect();
+    (!words.is_empty()).then(|| format!("system calls that are not supported and got ENOSYS: {}", words.join(", ")))
+}
+
+/// The thread of a process that has no program yet.
+fn first_task(world: Arc<World>) -> Result<Task, ExecError> {
+    let space = Space::new(world.frames.clone(), &world.trees).ok_or(ExecError::NoMemory)?;
+    // The mask is applied to each mode that a program gives, so this process needs none.
+    let umask = rustix::process::umask(rustix::fs::Mode::empty());
+    let place = Place { directory: directory(&world.root), umask: umask.bits() };
+    Ok(Task {
+        process: Arc::new(Process::new(FIRST_ID, 1, FIRST_ID)),
+        id: FIRST_ID,
+        space: Arc::new(Mutex::new(space)),
+        files: Arc::new(Mutex::new(Files::standard())),
+        place: Arc::new(Mutex::new(place)),
+        regs: Registers::default(),
+        fs_base: 0,
+        gs_base: 0,
+        blocked: 0,
+        clear_at_end: 0,
+        end: None,
+        reason: None,
+        reload: Reload::Program,
+        world,
+    })
+}
+
+/// This process's working directory as the program sees it; the root, where it lies outside.
+fn directory(root: &Root) -> Vec<u8> {
+    let flags = rustix::fs::OFlags::PATH | rustix::fs::OFlags::CLOEXEC;
+    let here = rustix::fs::open(".", flags, rustix::fs::Mode::empty());
+    here.ok().and_then(|fd| root.place_of(OpenFile::new(fd, true).fd()).ok()).unwrap_or_else(|| b"/".to_vec())
+}
+
+/// Loads the program into `task`.
+fn start(task: &mut Task, config: &ExecConfig) -> Result<(), ExecError> {
+    let words: Vec<Vec<u8>> = config.program.iter().map(|word| word.clone().into_vec()).collect();
+    let entry = |(name, value): (OsString, OsString)| [name.into_vec(), value.into_vec()].join(&b'=');
+    let environment: Vec<_> = std::env::vars_os().map(entry).collect();
+    let failed = |error: Errno| ExecError::Program { program: config.program[0].clone(), source: error.into() };
+    let mut result = Err(Errno::NOENT);
+    for path in candidates(&words[0]) {
+        match Image::find(task, path, words.clone(), environment.clone()) {
+            Err(Errno::NOENT | Errno::NOTDIR) => {}
+            Err(Errno::ACCESS) => result = Err(Errno::ACCESS),
+            found => {
+                result = found;
+                break;
+            }
+        }
+    }
+    let image = result.map_err(failed)?;
+    task.become_program(&image).map_err(failed)
+}
+
+/// Where a program of this name may be.
+fn candidates(name: &[u8]) -> Vec<Vec<u8>> {
+    if name.contains(&b'/') {
+        return vec![name.to_vec()];
+    }
+    let path = std::env::var_os("PATH").unwrap_or_else(|| "/usr/local/bin:/usr/bin:/bin".into());
+    path.into_vec().split(|byte| *byte == b':').map(|place| [place, name].join(&b'/')).collect()
+}

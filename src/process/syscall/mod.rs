@@ -1,0 +1,18 @@
+//! System calls: a table of numbers, names, arguments and answers, and the answers by subject.
+
+pub mod attributes;
+pub mod call;
+pub mod descriptors;
+pub mod directory;
+pub mod identity;
+pub mod memory;
+pub mod names;
+pub mod open;
+pub mod process;
+pub mod ready;
+pub mod signals;
+pub mod system;
+pub mod table;
+pub mod terminal;
+pub mod time;
+pub mod transfer;

@@ -1,0 +1,158 @@
+//! The life of a trap: a thread's vCPU leaves ring 3, Hostel looks why, answers, and lets it go on.
+//!
+//! An exit that is none of the stub's three has no meaning in a machine without devices: ring 3 may use no port (IOPL 0), and no
+//! page of a program leads anywhere but to RAM. Such a one ends the run as an error.
+//! Sources: Intel SDM vol. 3A §6.15 (exceptions, error code of a page fault), signal(7).
+
+use super::space::{Access, Fault};
+use super::stub;
+use super::syscall::call;
+use super::task::{End, Task};
+use super::vcpus::{VcpuError, Vcpus};
+use crate::arch::cpu_state::Registers;
+use crate::arch::layout::PAGE_SIZE;
+use crate::kvm::exit::{Exit, Reply};
+use crate::kvm::system::KvmError;
+use crate::kvm::vcpu::Vcpu;
+
+/// Why a thread cannot go on, which is no fault of its program.
+#[derive(Debug, thiserror::Error)]
+pub enum TrapError {
+    /// No vCPU, or KVM refuses to prepare it.
+    #[error(transparent)]
+    Vcpu(#[from] VcpuError),
+    /// KVM refuses to run it.
+    #[error(transparent)]
+    Run(#[from] KvmError),
+    /// It left the guest for no reason that there is.
+    #[error("the program's vCPU stopped at {rip:#x} in ring 3 or behind it: {exit:?}")]
+    Exit {
+        /// The last instruction pointer in ring 3 that is known.
+        rip: u64,
+        /// What came.
+        exit: Exit,
+    },
+}
+
+/// Runs `task` on `vcpu` until it ends.
+///
+/// # Errors
+/// It cannot go on.
+pub fn run(task: &mut Task, vcpus: &Vcpus, vcpu: &mut Vcpu) -> Result<End, TrapError> {
+    let stack_end = vcpus.stack_end(&task.world, vcpu);
+    // The stub's own RIP and flags, as the last exit left them; at first, before its IRETQ.
+    let entry = stub::state(vcpu.id(), 0, false).regs;
+    let mut ring_0 = entry;
+    loop {
+        if let Some(end) = task.end {
+            return Ok(end);
+        }
+        if task.reload == super::task::Reload::Program {
+            ring_0 = entry;
+        }
+        vcpus.load(vcpu, task)?;
+        resume(task, vcpu, stack_end, &ring_0);
+        let exit = loop {
+            match vcpu.run(Reply::Resume)? {
+                Exit::Interrupted => {}
+                exit => break exit,
+            }
+        };
+        let regs = vcpu.exchanged();
+        ring_0 = Registers { rip: regs.rip, rflags: regs.rflags, ..entry };
+        match exit {
+            Exit::PioWrite { port: stub::SYSCALL, .. } => {
+                task.regs = regs;
+                system_call(task);
+            }
+            Exit::PioWrite { port: stub::PAGE_FAULT, .. } => {
+                let [rax, error, frame @ ..]: [u64; 7] = pushed(task, stack_end);
+                task.regs = Registers { rax, ..interrupted(regs, frame) };
+                // A KVM that acts the change of rings out may leave SYSCALL in ring 3, where it fails to fetch the stub.
+                if regs.rax == stub::ENTRY && task.regs.rip == stub::ENTRY {
+                    system_call(task);
+                    continue;
+                }
+                page_fault(task, regs.rax, error, frame[1]);
+            }
+            Exit::PioWrite { port: stub::EXCEPTION, .. } => exception(task, stack_end, regs),
+            exit => return Err(TrapError::Exit { rip: task.regs.rip, exit }),
+        }
+    }
+}
+
+/// Loads registers so that the IRETQ behind the stub's OUT leads into the program.
+fn resume(task: &Task, vcpu: &mut Vcpu, stack_end: u64, ring_0: &Registers) {
+    let regs = &task.regs;
+    let frame = [regs.rip, stub::USER_CS.into(), regs.rflags, regs.rsp, stub::USER_DS.into()];
+    let at = stack_end - size_of_val(&frame) as u64;
+    task.world.frames.ram().write(at, frame.map(u64::to_le_bytes).as_flattened()).expect("the stack is RAM");
+    vcpu.exchange(&Registers { rip: ring_0.rip, rflags: ring_0.rflags, rsp: stub::frame(vcpu.id()), ..*regs });
+}
+
+/// The `N` words that were pushed last on an empty stack.
+fn pushed<const N: usize>(task: &Task, stack_end: u64) -> [u64; N] {
+    let mut bytes = [[0; 8]; N];
+    let at = stack_end - (N * 8) as u64;
+    task.world.frames.ram().read(at, bytes.as_flattened_mut()).expect("the stack is RAM");
+    bytes.map(u64::from_le_bytes)
+}
+
+/// Registers with those that an exception has pushed: RIP, CS, RFLAGS, RSP, SS.
+fn interrupted(regs: Registers, [rip, _, rflags, rsp, _]: [u64; stub::FRAME_WORDS]) -> Registers {
+    Registers { rip, rflags, rsp, ..regs }
+}
+
+/// A SYSCALL has put RIP and flags into RCX and R11.
+fn system_call(task: &mut Task) {
+    (task.regs.rip, task.regs.rflags) = (task.regs.rcx, task.regs.r11);
+    call::call(task);
+}
+
+fn page_fault(task: &mut Task, address: u64, error: u64, cs: u64) {
+    const WRITE: u64 = 1 << 1;
+    const FETCH: u64 = 1 << 4;
+    let access = match error {
+        _ if error & WRITE != 0 => Access::Write,
+        _ if error & FETCH != 0 => Access::Execute,
+        _ => Access::Read,
+    };
+    let from_ring_3 = cs & 3 == 3;
+    let result = if from_ring_3 { task.memory().fault(address, access) } else { Err(Fault::Unmapped) };
+    match result {
+        Ok(()) => {}
+        Err(Fault::NoMemory) => {
+            task.kill(libc::SIGKILL, format!("no memory is left for {address:#x}; --mem gives more"))
+        }
+        Err(Fault::BeyondFile) => {
+            task.kill(libc::SIGBUS, format!("{address:#x} lies beyond the end of the mapped file"))
+        }
+        Err(_) => {
+            let what = match access {
+                Access::Read => "read from",
+                Access::Write => "write to",
+                Access::Execute => "execution at",
+            };
+            task.kill(libc::SIGSEGV, format!("{what} {address:#x}"));
+        }
+    }
+}
+
+fn exception(task: &mut Task, stack_end: u64, regs: Registers) {
+    // The number is pushed last, behind the error code where the exception has one.
+    let [with_code, without, frame @ ..]: [u64; 7] = pushed(task, stack_end);
+    let has_code = regs.rsp % PAGE_SIZE == PAGE_SIZE - 7 * 8;
+    let vector = if has_code { with_code } else { without };
+    task.regs = interrupted(regs, frame);
+    let (signal, name) = match vector {
+        0 => (libc::SIGFPE, "division"),
+        1 => (libc::SIGTRAP, "single step"),
+        3 => (libc::SIGTRAP, "breakpoint"),
+        4 => (libc::SIGSEGV, "overflow"),
+        6 => (libc::SIGILL, "invalid instruction"),
+        16 | 19 => (libc::SIGFPE, "floating point"),
+        17 => (libc::SIGBUS, "alignment"),
+        _ => (libc::SIGSEGV, "protection"),
+    };
+    task.kill(signal, format!("exception {vector} ({name})"));
+}

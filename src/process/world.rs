@@ -1,0 +1,141 @@
+//! What all programs of a machine share: frames, the root, rules about system calls, the table of processes.
+
+use super::frames::Frames;
+use super::paths::Root;
+use super::tables::Trees;
+use super::task::End;
+use super::trace::Trace;
+use crate::bus::bus::lock;
+use crate::memory::map::MemoryMap;
+use crate::memory::ram::GuestRam;
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::atomic::{AtomicI32, Ordering};
+use std::sync::{Arc, Mutex};
+use std::time::Instant;
+
+/// Signals that do nothing unless a handler is installed (signal(7)): SIGCHLD, SIGURG, SIGWINCH, SIGCONT.
+const IGNORED: [i32; 4] = [libc::SIGCHLD, libc::SIGURG, libc::SIGWINCH, libc::SIGCONT];
+/// Signals that there are.
+pub const SIGNALS: usize = 64;
+/// Number of the first process.
+pub const FIRST_ID: i32 = 2;
+
+/// What a process does about a signal: `struct kernel_sigaction` as it came.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Action {
+    /// SIG_DFL (0), SIG_IGN (1), or the handler's address.
+    pub handler: u64,
+    /// SA_ flags.
+    pub flags: u64,
+    /// Code that returns from the handler.
+    pub restorer: u64,
+    /// Signals that are blocked meanwhile.
+    pub mask: u64,
+}
+
+/// A process.
+pub struct Process {
+    /// Its number.
+    pub id: i32,
+    /// Number of its parent.
+    pub parent: AtomicI32,
+    /// Number of its group.
+    pub group: AtomicI32,
+    /// Path of its program.
+    pub program: Mutex<Vec<u8>>,
+    /// The name that prctl(2) PR_SET_NAME gives.
+    pub name: Mutex<[u8; 16]>,
+    /// What it does about signals.
+    pub actions: Mutex<[Action; SIGNALS]>,
+}
+
+impl Process {
+    /// A process that has done nothing yet.
+    pub fn new(id: i32, parent: i32, group: i32) -> Process {
+        let actions = Mutex::new([Action::default(); SIGNALS]);
+        let (parent, group) = (AtomicI32::new(parent), AtomicI32::new(group));
+        Process { id, parent, group, program: Mutex::default(), name: Mutex::default(), actions }
+    }
+
+    /// Whether a signal has no effect on it.
+    pub fn ignores(&self, signal: i32) -> bool {
+        let action = signal.checked_sub(1).and_then(|index| lock(&self.actions).get(index as usize).copied());
+        match action {
+            Some(Action { handler: 0, .. }) => IGNORED.contains(&signal),
+            Some(Action { handler: 1, .. }) => !matches!(signal, libc::SIGKILL | libc::SIGSTOP),
+            _ => false,
+        }
+    }
+
+    /// Its group.
+    pub fn group(&self) -> i32 {
+        self.group.load(Ordering::Relaxed)
+    }
+}
+
+/// Which system calls programs may make.
+#[derive(Clone, Debug, Default)]
+pub struct Rules {
+    /// Those that are answered with EPERM.
+    pub denied: BTreeSet<u64>,
+    /// If not empty, all others are too.
+    pub allowed: BTreeSet<u64>,
+}
+
+impl Rules {
+    /// Whether a call is answered with EPERM.
+    pub fn forbid(&self, number: u64) -> bool {
+        let ends = matches!(number as i64, libc::SYS_exit | libc::SYS_exit_group);
+        !ends && (self.denied.contains(&number) || !(self.allowed.is_empty() || self.allowed.contains(&number)))
+    }
+}
+
+/// What all programs of a machine share.
+pub struct World {
+    /// Memory.
+    pub frames: Arc<Frames>,
+    /// Page tables that are not used, and ring 0's.
+    pub trees: Arc<Trees>,
+    /// What programs see of the host's files.
+    pub root: Root,
+    /// What they may do.
+    pub rules: Rules,
+    /// Who is shown their calls.
+    pub trace: Option<Trace>,
+    /// When it began.
+    pub start: Instant,
+    /// How often each call was made that is not known here; numbers of any size, so there is a bound.
+    unknown: Mutex<BTreeMap<u64, u64>>,
+}
+
+/// Most numbers of unknown calls that are told apart.
+const UNKNOWN_MAX: usize = 256;
+
+impl World {
+    /// A machine's world in `ram`, laid out as `map` says; `None` where it is too small for ring 0's pages.
+    pub fn new(ram: Arc<GuestRam>, map: &MemoryMap, root: Root, rules: Rules, trace: Option<Trace>) -> Option<World> {
+        let frames = Arc::new(Frames::new(ram, map));
+        let trees = Arc::new(Trees::new(frames.clone())?);
+        Some(World { frames, trees, root, rules, trace, start: Instant::now(), unknown: Mutex::default() })
+    }
+
+    /// Counts a call that is not known.
+    pub fn note_unknown(&self, number: u64) {
+        let mut unknown = lock(&self.unknown);
+        if unknown.len() < UNKNOWN_MAX || unknown.contains_key(&number) {
+            *unknown.entry(number).or_default() += 1;
+        }
+    }
+
+    /// The calls that were not known, and how often each was made.
+    pub fn unknown(&self) -> Vec<(u64, u64)> {
+        lock(&self.unknown).iter().map(|(number, count)| (*number, *count)).collect()
+    }
+
+    /// What is to be said of a process's end, if anything.
+    pub fn tell_end(&self, id: i32, end: End) {
+        if let Some(trace) = &self.trace {
+            trace.ended(id, end);
+        }
+    }
+}

@@ -1,0 +1,205 @@
+//! Programs under `hostel exec`, next to the same programs run natively: same output, same status.
+//!
+//! Needs KVM, busybox-static and a C compiler.
+
+#[allow(dead_code, reason = "each test program uses its part")]
+mod common;
+
+use common::hostel::{Finished, PROGRAM, finish, hostel};
+use common::kvm;
+use common::scratch::Scratch;
+use std::process::Command;
+
+/// A static program of many names.
+fn busybox() -> Option<&'static str> {
+    let found = ["/usr/bin/busybox", "/bin/busybox"].into_iter().find(|path| std::path::Path::new(path).exists());
+    if found.is_none() {
+        kvm::skip("busybox-static is not installed");
+    }
+    found
+}
+
+/// Runs a program with and without Hostel, `input` on its standard input, and compares.
+fn alike(words: &[&str], input: &str) -> Finished {
+    let mut native = Command::new(words[0]);
+    native.args(&words[1..]);
+    let native = finish(native, input);
+    let hosted = hostel(&[&["exec", "--"], words].concat(), input);
+    assert_eq!(hosted.stdout, native.stdout, "{words:?}: {}", hosted.stderr);
+    assert_eq!(hosted.status, native.status, "{words:?}: {}", hosted.stderr);
+    hosted
+}
+
+#[test]
+fn busybox_does_what_it_does_natively() {
+    if !kvm::available() {
+        return;
+    }
+    let Some(busybox) = busybox() else { return };
+    let text: String = (0..5000).map(|line| format!("{} line {line}\n", line * 7919 % 5003)).collect();
+    for (words, input) in [
+        (&["sh", "-c", "echo $((6 * 7)); for i in a b c; do echo $i; done; exit 3"][..], ""),
+        (&["ls", "-lR", "/etc"], ""),
+        (&["ls", "/does/not/exist"], ""),
+        (&["sort", "-n"], &text),
+        (&["awk", "{ sum += $1 } END { print sum, sum / NR }"], &text),
+        (&["gzip", "-c"], &text),
+        (&["sha256sum", PROGRAM], ""),
+        (&["head", "-c", "100000", "/dev/zero"], ""),
+        (&["pwd"], ""),
+        (&["id"], ""),
+        (&["stat", "/etc/passwd", "/dev/null"], ""),
+    ] {
+        alike(&[&[busybox], words].concat(), input);
+    }
+}
+
+/// Builds a static program of C; `None` where there is no compiler.
+fn static_c(scratch: &Scratch, name: &str, flags: &[&str], source: &str) -> Option<String> {
+    let (path, file) = (scratch.join(name), scratch.file(&format!("{name}.c"), source.as_bytes()));
+    let built = Command::new("cc").args(["-O1", "-w", "-o", &path, &file]).args(flags).status();
+    if built.is_ok_and(|status| status.success()) {
+        return Some(path);
+    }
+    kvm::skip("no C compiler that links statically");
+    None
+}
+
+const FAULTS: &str = r#"
+#include <stdlib.h>
+#include <string.h>
+#include <sys/mman.h>
+volatile int zero;
+volatile double number = 1.5;
+int main(int argc, char **argv) {
+    if (number * 2 != 3.0 || argc != 2) return 99;
+    switch (argv[1][0]) {
+    case 'r': return *(volatile int *)8;
+    case 'w': *(volatile int *)0xdeadbeef000 = 1; return 0;
+    case 'k': return *(volatile int *)0xffff800000000000;
+    case 'n': return *(volatile int *)0x8000000000000000;
+    case 'x': { char *page = mmap(0, 4096, 3, 0x22, -1, 0); *page = 0xc3; ((void (*)(void))page)(); return 0; }
+    case 's': ((volatile char *)"text")[0] = 1; return 0;
+    case 'd': return 100 * argc / zero;
+    case 'u': __asm__("ud2"); return 0;
+    case 'h': __asm__("hlt"); return 0;
+    case 'o': __asm__("outb %%al, $0x10" ::: "memory"); return 0;
+    case 'i': __asm__("int $0x80" ::: "memory"); return 0;
+    case 't': __asm__("int3"); return 0;
+    case 'a': abort();
+    case 'S': { char big[9 << 20]; memset(big, 1, sizeof big); return big[5]; }
+    }
+    return 7;
+}
+"#;
+
+#[test]
+fn what_a_program_does_wrong_ends_it_with_the_right_signal() {
+    if !kvm::available() {
+        return;
+    }
+    let scratch = Scratch::new("process-faults");
+    for (name, flags) in [("fixed", &["-static"][..]), ("movable", &["-static-pie"])] {
+        let Some(program) = static_c(&scratch, name, flags, FAULTS) else { return };
+        for (what, status) in [
+            ("r", 139),
+            ("w", 139),
+            ("k", 139),
+            ("n", 139),
+            ("x", 139),
+            ("s", 139),
+            ("d", 136),
+            ("u", 132),
+            ("h", 139),
+            ("o", 139),
+            ("i", 139),
+            ("t", 133),
+            ("a", 134),
+            ("S", 139),
+            ("-", 7),
+        ] {
+            let run = hostel(&["exec", "--", &program, what], "");
+            assert_eq!(run.status, status, "{name} {what}: {}", run.stderr);
+        }
+    }
+}
+
+#[test]
+fn files_are_read_only_below_the_root_until_writing_is_allowed() {
+    if !kvm::available() {
+        return;
+    }
+    let Some(busybox) = busybox() else { return };
+    let scratch = Scratch::new("process-root");
+    std::fs::copy(busybox, scratch.join("busybox")).unwrap();
+    scratch.file("secret", b"inside\n");
+    let root = scratch.path().to_str().unwrap();
+    let run = hostel(&["exec", "--root", root, "--", "/busybox", "cat", "/../../secret"], "");
+    assert_eq!((run.stdout.as_str(), run.status), ("inside\n", 0), "{}", run.stderr);
+    let write = ["/busybox", "sh", "-c", "echo new >/file && echo done"];
+    let refused = hostel(&[&["exec", "--root", root, "--"][..], &write].concat(), "");
+    assert!(refused.stderr.contains("Read-only file system"), "{}", refused.stderr);
+    let done = hostel(&[&["exec", "--root", root, "--allow-write", "--"][..], &write].concat(), "");
+    assert_eq!(
+        (done.stdout.as_str(), std::fs::read_to_string(scratch.join("file")).unwrap().as_str()),
+        ("done\n", "new\n")
+    );
+}
+
+#[test]
+fn calls_are_traced_denied_and_counted() {
+    if !kvm::available() {
+        return;
+    }
+    let Some(busybox) = busybox() else { return };
+    let traced = hostel(&["exec", "--trace", "--", busybox, "cat", "/etc/hostname"], "");
+    for line in ["openat(AT_FDCWD, \"/etc/hostname\", O_RDONLY", "exit_group(0)", "+++ exited with 0 +++"] {
+        assert!(
+            traced.stderr.contains(line) || traced.stderr.contains(&line.replace("openat(AT_FDCWD, ", "open(")),
+            "{}",
+            traced.stderr
+        );
+    }
+    let denied = hostel(&["exec", "--deny", "getuid,openat,open", "--", busybox, "cat", "/etc/hostname"], "");
+    assert!(denied.stderr.contains("Operation not permitted") && denied.status == 1, "{}", denied.stderr);
+    let unknown = hostel(&["exec", "--", busybox, "chroot", "/", "/bin/true"], "");
+    assert!(unknown.stderr.contains("got ENOSYS:") && unknown.stderr.contains("chroot"), "{}", unknown.stderr);
+    assert_eq!(hostel(&["exec", "--deny", "nothing", "--", busybox], "").status, 2);
+}
+
+#[test]
+fn a_run_has_bounds_of_time_and_memory() {
+    if !kvm::available() {
+        return;
+    }
+    let scratch = Scratch::new("process-bounds");
+    let source = r#"
+    #include <stdlib.h>
+    #include <string.h>
+    int main(int argc, char **argv) {
+        if (argc > 1) for (;;);
+        for (;;) { char *more = malloc(1 << 20); if (!more) return 5; memset(more, 1, 1 << 20); }
+    }"#;
+    let Some(program) = static_c(&scratch, "bounds", &["-static"], source) else { return };
+    let hungry = hostel(&["exec", "--mem", "16M", "--", &program], "");
+    assert_eq!(hungry.status, 137, "{}", hungry.stderr);
+    assert!(hungry.stderr.contains("no memory is left"), "{}", hungry.stderr);
+    let endless = hostel(&["exec", "--timeout", "300ms", "--", &program, "loop"], "");
+    assert_eq!(endless.status, 124, "{}", endless.stderr);
+}
+
+#[test]
+fn a_program_that_is_not_there_or_none_is_told_by_the_status() {
+    if !kvm::available() {
+        return;
+    }
+    let scratch = Scratch::new("process-none");
+    let text = scratch.file("text", b"no program");
+    let run = |arguments: &[&str]| hostel(&[&["exec"], arguments].concat(), "").status;
+    assert_eq!(run(&["--", "/does/not/exist"]), 127);
+    assert_eq!(run(&["--", "no-such-program-anywhere"]), 127);
+    assert_eq!(run(&["--", &text]), 126);
+    assert_eq!(run(&["--", "/"]), 126);
+    assert_eq!(run(&["--root", "/does/not/exist", "--", "/x"]), 125);
+    assert_eq!(run(&["--mem", "1M", "--", "/x"]), 2);
+}
