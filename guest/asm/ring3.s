@@ -37,6 +37,37 @@ ring3_back:
     pop rbx
     ret
 
+
+# SYSCALL comes here: it changes the ring, but no stack. RCX: where it returns to, R11: its flags. What it finds on the stack of ring 0
+# is a frame, as that of an interrupt with a vector of its own.
+.section .text.ring3_system_call, "ax"
+.globl ring3_system_call, ring3_kernel_stack
+ring3_system_call:
+    mov [rip + ring3_stack], rsp
+    mov rsp, [rip + ring3_kernel_stack]
+    push 0x2b
+    push [rip + ring3_stack]
+    push r11
+    push 0x33
+    push rcx
+    push 0                      # no error code
+    push 63
+    jmp interrupt_common
+
+# To where a frame says. RDI: the frame.
+.section .text.ring3_resume, "ax"
+.globl ring3_resume
+ring3_resume:
+    mov rsp, rdi
+    jmp interrupt_return
+
+.section .bss.ring3_system_call, "aw", @nobits
+.balign 8
+ring3_stack:
+    .zero 8
+ring3_kernel_stack:
+    .zero 8
+
 .section .bss.ring3, "aw", @nobits
 .balign 8
 ring3_caller:

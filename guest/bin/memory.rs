@@ -1,7 +1,8 @@
 //! memory: walks the memory map that PVH hands over and touches both ends of every range of RAM.
 //!
 //! A machine has RAM where the map says so and nowhere else: below 640 KiB, from 1 MiB up to the hole that ends at 4 GiB, and
-//! from 4 GiB up. Each end is written, read back and restored. Powers off; exits with 1 (status 3) when RAM does not keep.
+//! from 4 GiB up. Each end is written, read back and restored. Words on the command line are further addresses to try. Powers off;
+//! exits with 1 (status 3) when RAM does not keep.
 
 #![no_std]
 #![no_main]
@@ -9,13 +10,15 @@
 use guest::memory::{map_gib, read64, write64};
 use guest::start_info::{MemoryRange, RAM, StartInfo};
 use guest::text::Hex;
+use guest::words::Words;
 use guest::{power, print};
 
 #[unsafe(no_mangle)]
 extern "C" fn guest_main(boot_information: u64) -> ! {
     let mut total_bytes = 0;
     let mut kept = true;
-    for range in StartInfo::at(boot_information).memory_map() {
+    let info = StartInfo::at(boot_information);
+    for range in info.memory_map() {
         print!(Hex(range.start), " to ", Hex(range.start + range.bytes - 1), ": ", range.kind_name());
         if range.kind == RAM {
             total_bytes += range.bytes;
@@ -24,6 +27,12 @@ extern "C" fn guest_main(boot_information: u64) -> ! {
         print!("\n");
     }
     print!(total_bytes >> 10, " KiB of RAM\n");
+    let mut words = Words::of(info.command_line());
+    while let Some(address) = words.number() {
+        assert!(map_gib(address), "an address beyond what this guest maps");
+        print!("at ", Hex(address), ": ", Hex(read64(address)));
+        print!(if keeps(address) { ", keeps what is written\n" } else { ", does not keep what is written\n" });
+    }
     if kept { power::off() } else { power::exit(1) }
 }
 

@@ -29,30 +29,20 @@ const TURNS: [u64; PROGRAMS] = [3, 8];
 const TURN_MS: u32 = 5;
 
 const TIMER: u8 = interrupt::FIRST_FREE;
-/// The vector that the entry of SYSCALL makes up.
-const CALL: u8 = interrupt::FIRST_FREE + 31;
 /// System calls, in RAX; the argument is in RDI.
 const START: u64 = 0;
 const TELL: u64 = 1;
 const EXIT: u64 = 2;
-
-/// The MSRs of SYSCALL: segments, entry, flags to clear.
-const STAR: u32 = 0xc000_0081;
-const LSTAR: u32 = 0xc000_0082;
-const SFMASK: u32 = 0xc000_0084;
-const EFER: u32 = 0xc000_0080;
-const EFER_SCE: u64 = 1 << 0;
 
 /// Page table entry: present, writable, for ring 3.
 const PRESENT: u64 = 1 << 0;
 const WRITABLE: u64 = 1 << 1;
 const USER: u64 = 1 << 2;
 
-// The program, RDI: an address to read at the end, or 0; RSI: its number; RDX: its turns. And the entry of SYSCALL, which makes the frame of
-// `guest/asm/interrupt.s` on a stack of the kernel's.
+// The program, RDI: an address to read at the end, or 0; RSI: its number; RDX: its turns.
 global_asm!(
     ".section .text.user, \"ax\"",
-    ".globl user_program, user_program_end, user_call",
+    ".globl user_program, user_program_end",
     "user_program:",
     "mov rbx, {data}",
     "mov r12, rdi",
@@ -74,50 +64,19 @@ global_asm!(
     "mov eax, {exit}",
     "syscall",
     "user_program_end:",
-    "user_call:",
-    "mov [rip + user_rsp], rsp",
-    "lea rsp, [rip + user_stack_top]",
-    "push {data_3}",
-    "push [rip + user_rsp]",
-    "push r11",
-    "push {code_3}",
-    "push rcx",
-    "push 0",
-    "push {call}",
-    "jmp interrupt_common",
-    ".section .bss.user, \"aw\", @nobits",
-    ".balign 16",
-    ".zero 8192",
-    "user_stack_top:",
-    "user_rsp: .zero 8",
     ".text",
     data = const DATA,
     own = const OWN,
     start = const START,
     tell = const TELL,
     exit = const EXIT,
-    data_3 = const DATA_3,
-    code_3 = const CODE_3,
-    call = const CALL,
 );
 
 unsafe extern "C" {
     static user_program: u8;
     static user_program_end: u8;
-    static user_call: u8;
     static page_map: [u64; 512];
-    fn user_enter(frame: *const Frame) -> !;
 }
-
-// Into ring 3 by a frame, RDI.
-global_asm!(
-    ".section .text.user_enter, \"ax\"",
-    ".globl user_enter",
-    "user_enter:",
-    "mov rsp, rdi",
-    "jmp interrupt_return",
-    ".text",
-);
 
 #[repr(align(4096))]
 struct Page([u64; 512]);
@@ -147,12 +106,8 @@ extern "C" fn guest_main(_boot_information: u64) -> ! {
     interrupt::init();
     apic::enable();
     ring3::load_tables();
-    write_msr(STAR, 0x0008 << 32);
-    write_msr(LSTAR, addr_of!(user_call) as u64);
-    write_msr(SFMASK, 0x4_7700); // interrupts off, among others
-    write_msr(EFER, read_msr(EFER) | EFER_SCE);
+    ring3::on_system_call(call);
     interrupt::on(TIMER, turn);
-    interrupt::on(CALL, call);
     interrupt::on(interrupt::PAGE_FAULT, fault);
     create(0, 0);
     create(1, addr_of!(user_program) as u64);
@@ -160,7 +115,7 @@ extern "C" fn guest_main(_boot_information: u64) -> ! {
     apic::start_timer(TIMER, TURN_MS);
     load_root(0);
     // SAFETY: `create` has filled the frame.
-    unsafe { user_enter(process(0).frame.as_ptr()) }
+    unsafe { ring3::resume(process(0).frame.as_ptr()) }
 }
 
 /// Makes a program that reads at `reads` at its end, unless that is 0.
@@ -233,10 +188,7 @@ fn call(frame: &mut Frame) {
 
 /// The handler of #PF.
 fn fault(frame: &mut Frame) {
-    // A KVM that has nothing but ring 3 native may take SYSCALL to its entry and leave the ring as it is: then the entry faults.
-    if frame.rip == addr_of!(user_call) as u64 {
-        frame.rip = frame.registers[12]; // RCX
-        frame.rflags = frame.registers[4]; // R11
+    if ring3::is_system_call(frame) {
         return call(frame);
     }
     print!("program ", current() as u64 + 1, " reads the kernel's memory: ");
@@ -282,18 +234,4 @@ fn load_root(index: usize) {
         let root = addr_of!((*addr_of!(SPACES).cast::<Space>().add(index)).tables) as u64;
         asm!("mov cr3, {}", in(reg) root, options(nostack, preserves_flags));
     }
-}
-
-fn read_msr(number: u32) -> u64 {
-    let (low, high): (u32, u32);
-    // SAFETY: the register exists, and reading has no effect.
-    unsafe { asm!("rdmsr", in("ecx") number, out("eax") low, out("edx") high, options(nomem, nostack)) };
-    u64::from(high) << 32 | u64::from(low)
-}
-
-fn write_msr(number: u32, value: u64) {
-    // SAFETY: the registers of SYSCALL, which nothing here uses before they are all set.
-    unsafe {
-        asm!("wrmsr", in("ecx") number, in("eax") value as u32, in("edx") (value >> 32) as u32, options(nostack))
-    };
 }

@@ -20,6 +20,26 @@ pub fn time_stamp() -> u64 {
     unsafe { core::arch::x86_64::_rdtsc() }
 }
 
+/// Reads a model-specific register that exists.
+pub fn read_msr(number: u32) -> u64 {
+    let (low, high): (u32, u32);
+    // SAFETY: the register exists; reading those that these guests name has no effect.
+    unsafe {
+        asm!("rdmsr", in("ecx") number, out("eax") low, out("edx") high, options(nomem, nostack, preserves_flags))
+    };
+    u64::from(high) << 32 | u64::from(low)
+}
+
+/// Writes a model-specific register.
+///
+/// # Safety
+/// It exists and takes the value, and nothing relies on the one before.
+pub unsafe fn write_msr(number: u32, value: u64) {
+    let (low, high) = (value as u32, (value >> 32) as u32);
+    // SAFETY: the caller's.
+    unsafe { asm!("wrmsr", in("ecx") number, in("eax") low, in("edx") high, options(nostack, preserves_flags)) };
+}
+
 /// CR2: the address whose access page-faulted last.
 pub fn page_fault_address() -> u64 {
     let address;

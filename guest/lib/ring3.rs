@@ -1,19 +1,21 @@
 //! Ring 3: running code there, where every KVM lets the processor do it at full speed.
 //!
 //! A KVM without hardware assistance interprets what runs in ring 0 and leaves ring 3 to the processor, so whatever measures
-//! something goes there. Such code reaches memory that was opened to it, registers of devices included, but no port.
-//! Source: Intel SDM vol. 3A §3.4.5 (segment descriptors), §4.6 (access rights), §7.7 (64-bit TSS), §6.14.
+//! something goes there. Such code reaches memory that was opened to it, registers of devices included, but no port. A kernel with
+//! programs has [`load_tables`] and [`on_system_call`] instead of [`init`].
+//! Source: Intel SDM vol. 3A §3.4.5 (segment descriptors), §4.6 (access rights), §5.8.8 (SYSCALL), §7.7 (64-bit TSS), §6.14.
 
 use core::arch::asm;
 use core::ptr::{addr_of, addr_of_mut};
 
-use crate::interrupt::{self, Frame};
-use crate::memory;
+use crate::interrupt::{self, Frame, Handler};
+use crate::{cpu, memory};
 
 /// Selectors of ring 0, in `guest/asm/entry.s`.
 const CODE_0: u64 = 0x08;
 const DATA_0: u64 = 0x10;
-/// Selectors of ring 3: data, and 64-bit code.
+/// Selectors of ring 3: 32-bit code, data, 64-bit code.
+pub const CODE_32_3: u64 = 0x23;
 pub const DATA_3: u64 = 0x2b;
 pub const CODE_3: u64 = 0x33;
 /// The TSS in the table below.
@@ -23,13 +25,13 @@ const TSS_TYPE: u64 = 0x89;
 /// Bytes of the stack of ring 3.
 const STACK_BYTES: usize = 16 << 10;
 
-/// The descriptors of `guest/asm/entry.s`, then data and code of ring 3, then the TSS, whose address is put in.
+/// The descriptors of `guest/asm/entry.s` but the one for 16-bit code, then those of ring 3, then the TSS, whose address is put in.
 static mut GDT: [u64; 9] = [
     0,
     0x00af_9b00_0000_ffff,
     0x00cf_9300_0000_ffff,
     0x00cf_9b00_0000_ffff,
-    0x008f_9b00_0000_ffff,
+    0x00cf_fb00_0000_ffff,
     0x00cf_f300_0000_ffff,
     0x00af_fb00_0000_ffff,
     0,
@@ -63,7 +65,22 @@ unsafe extern "C" {
     static ring3_leave: u8;
     static ring3_back: u8;
     static ring3_caller: u64;
+    static ring3_system_call: u8;
+    static mut ring3_kernel_stack: u64;
+    fn ring3_resume(frame: *const Frame) -> !;
 }
+
+/// The vector in the frame of a system call.
+pub const SYSTEM_CALL: u8 = 63;
+/// EFER, with the bit for SYSCALL, and SYSCALL's own: segments; where it goes in 64-bit and in 32-bit code; flags that it clears.
+const EFER: u32 = 0xc000_0080;
+const EFER_SCE: u64 = 1 << 0;
+const STAR: u32 = 0xc000_0081;
+const LSTAR: u32 = 0xc000_0082;
+const CSTAR: u32 = 0xc000_0083;
+const FLAG_MASK: u32 = 0xc000_0084;
+/// AC, NT, IOPL, DF, IF, TF.
+const CLEARED: u64 = 0x4_7700;
 
 /// Prepares the way down and opens the first GiB of memory to ring 3, this program included. Once, after
 /// [`interrupt::init`]; #UD is this module's from then on.
@@ -82,6 +99,7 @@ pub fn load_tables() {
         tss.add(1).write(stack as u32);
         tss.add(2).write((stack >> 32) as u32);
         tss.add(25).write((TSS_BYTES as u32) << 16); // the permission map begins behind the end
+        ring3_kernel_stack = stack;
         let base = tss as u64;
         let gdt = addr_of_mut!(GDT).cast::<u64>();
         let task = usize::from(TASK) / 8;
@@ -90,6 +108,39 @@ pub fn load_tables() {
         let pointer = TablePointer { limit: (size_of::<[u64; 9]>() - 1) as u16, base: gdt as u64 };
         asm!("lgdt [{}]", "ltr {1:x}", in(reg) &raw const pointer, in(reg) TASK, options(nostack, preserves_flags));
     }
+}
+
+/// Lets programs call `handler` by SYSCALL, with interrupts off. After [`load_tables`].
+pub fn on_system_call(handler: Handler) {
+    interrupt::on(SYSTEM_CALL, handler);
+    let entry = addr_of!(ring3_system_call) as u64;
+    // SAFETY: every x86-64 processor has these registers, and nothing uses SYSCALL before all are set.
+    unsafe {
+        cpu::write_msr(STAR, CODE_0 << 32);
+        cpu::write_msr(LSTAR, entry);
+        cpu::write_msr(CSTAR, entry);
+        cpu::write_msr(FLAG_MASK, CLEARED);
+        cpu::write_msr(EFER, cpu::read_msr(EFER) | EFER_SCE);
+    }
+}
+
+/// Whether a page fault is a system call: a KVM that has nothing but ring 3 native may take SYSCALL to its entry and leave the ring
+/// as it is, so that the entry faults. Then the frame is made that of a system call.
+pub fn is_system_call(frame: &mut Frame) -> bool {
+    let is_call = frame.rip == addr_of!(ring3_system_call) as u64;
+    if is_call {
+        (frame.rip, frame.rflags) = (frame.registers[12], frame.registers[4]); // RCX, R11
+    }
+    is_call
+}
+
+/// Goes to where a frame says, from outside of a handler.
+///
+/// # Safety
+/// Its selectors are in the tables, and its code may run.
+pub unsafe fn resume(frame: *const Frame) -> ! {
+    // SAFETY: the caller's.
+    unsafe { ring3_resume(frame) }
 }
 
 /// The handler of #UD, which is how ring 3 ends.

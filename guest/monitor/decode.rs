@@ -4,6 +4,9 @@
 //! EVEX and 16-bit addresses, which a kernel without vector registers has no use for; they decode to `None`.
 //! Source: Intel SDM vol. 2 §2.1, §2.2.1 (formats, REX), tables 2-2 and 2-3 (ModRM, SIB), appendix A (opcode maps).
 
+use core::mem::MaybeUninit;
+use core::ptr::addr_of_mut;
+
 use guest::interrupt::Frame;
 
 /// Longest instruction that there is.
@@ -29,21 +32,34 @@ pub struct Instruction {
     narrow_address: bool,
 }
 
-const REX_B: u8 = 1 << 0;
-const REX_X: u8 = 1 << 1;
-const REX_R: u8 = 1 << 2;
-const REX_W: u8 = 1 << 3;
+/// Room for the instruction that trapped, and for the one that the scan looks at: on the stack they would be cleared by vector registers.
+pub const TRAPPED: usize = 0;
+pub const SCANNED: usize = 1;
 
-/// Where [`Frame::registers`] has the register with a number: RAX, RCX, RDX, RBX, RSP, RBP, RSI, RDI, R8 to R15. RSP is elsewhere.
-static SLOTS: [u8; 16] = [14, 12, 11, 13, 0, 8, 10, 9, 7, 6, 5, 4, 3, 2, 1, 0];
-/// The number of RSP.
-const RSP: u8 = 4;
+/// One of the two rooms.
+pub fn room(index: usize) -> &'static mut Instruction {
+    static mut ROOM: MaybeUninit<[Instruction; 2]> = MaybeUninit::zeroed();
+    // SAFETY: all zeros are an instruction; one trap and one scan at a time, with interrupts off.
+    unsafe { &mut (*addr_of_mut!(ROOM).cast::<[Instruction; 2]>())[index] }
+}
+
+/// Bits of REX: 64-bit operands; what the numbers of the register, of the index and of the base or other register begin with.
+const REX_W: u8 = 1 << 3;
+const REX_R: u8 = 1 << 2;
+const REX_X: u8 = 1 << 1;
+const REX_B: u8 = 1 << 0;
+
+/// Numbers of registers.
 pub const RAX: u8 = 0;
 pub const RCX: u8 = 1;
 pub const RDX: u8 = 2;
 pub const RBX: u8 = 3;
+const RSP: u8 = 4;
 pub const RSI: u8 = 6;
 pub const RDI: u8 = 7;
+pub const R11: u8 = 11;
+/// Where [`Frame::registers`] has the register with a number. RSP is elsewhere.
+static SLOTS: [u8; 16] = [14, 12, 11, 13, 0, 8, 10, 9, 7, 6, 5, 4, 3, 2, 1, 0];
 
 /// The register with a number, whole.
 pub fn register(frame: &mut Frame, number: u8) -> &mut u64 {
@@ -64,83 +80,58 @@ pub fn set_register(frame: &mut Frame, number: u8, size: u8, value: u64) {
     };
 }
 
-/// Bytes still to be read.
-struct Reader<'a> {
-    bytes: &'a [u8],
-    at: usize,
+/// The next byte.
+fn byte(bytes: &[u8], at: &mut usize) -> Option<u8> {
+    *at += 1;
+    bytes.get(*at - 1).copied()
 }
 
-impl Reader<'_> {
-    fn byte(&mut self) -> Option<u8> {
-        let byte = *self.bytes.get(self.at)?;
-        self.at += 1;
-        Some(byte)
+/// The next number of `size` bytes, its sign extended.
+fn number(bytes: &[u8], at: &mut usize, size: u8) -> Option<u64> {
+    let (mut value, mut shift) = (0, 0);
+    while shift < u32::from(size) * 8 {
+        value |= u64::from(byte(bytes, at)?) << shift;
+        shift += 8;
     }
-
-    /// A number of `size` bytes, its sign extended.
-    fn number(&mut self, size: u8) -> Option<u64> {
-        let (mut value, mut shift) = (0u64, 0u32);
-        while shift < u32::from(size) * 8 {
-            value |= u64::from(self.byte()?) << shift;
-            shift += 8;
-        }
-        let unused = (64 - shift) & 63;
-        Some(if size == 0 { 0 } else { ((value << unused) as i64 >> unused) as u64 })
-    }
+    let unused = (64 - shift) & 63;
+    Some(((value << unused) as i64 >> unused) as u64)
 }
 
 impl Instruction {
-    /// Nothing, to be filled by [`decode`](Self::decode).
-    pub const fn new() -> Instruction {
-        Instruction {
-            length: 0,
-            opcode: 0,
-            size: 0,
-            repeat: 0,
-            segment: 0,
-            modrm: 0,
-            immediate: 0,
-            rex: 0,
-            sib: 0,
-            displacement: 0,
-            narrow_address: false,
-        }
-    }
-
     /// Takes the instruction apart that `bytes` begin with; `long`: as 64-bit code, otherwise as 32-bit code. `None`: it is
     /// incomplete or not in the tables.
     pub fn decode(&mut self, bytes: &[u8], long: bool) -> Option<()> {
-        let mut reader = Reader { bytes, at: 0 };
-        let mut opcode = self.prefixes(&mut reader, long)?;
+        let at = &mut 0;
+        let mut opcode = self.prefixes(bytes, at, long)?;
         let mut map = 0;
         if opcode == 0x0f {
-            (map, opcode) = (0x0f00, reader.byte()?);
+            (map, opcode) = (0x0f00, byte(bytes, at)?);
             if opcode == 0x38 || opcode == 0x3a {
-                (map, opcode) = (u16::from(opcode) << 8, reader.byte()?);
+                (map, opcode) = (u16::from(opcode) << 8, byte(bytes, at)?);
             }
-        } else if opcode == 0x62 || opcode == 0xc4 || opcode == 0xc5 {
+        } else if matches!(opcode, 0x62 | 0xc4 | 0xc5) {
             return None;
         }
         self.opcode = map | u16::from(opcode);
         self.modrm = 0;
-        self.displacement = 0;
         if has_modrm(self.opcode) {
-            self.operand(&mut reader, long)?;
+            self.operand(bytes, at, long)?;
         }
-        if long && self.has_long_operand() {
-            self.size = if self.size == 2 { 2 } else { 8 };
+        // PUSHF, POPF, near calls and jumps: 64 bits in 64-bit code without being told.
+        let is_long = matches!(self.opcode, 0x9c | 0x9d) || self.opcode == 0xff && matches!(self.reg(), 2 | 4);
+        if long && is_long && self.size == 4 {
+            self.size = 8;
         }
-        self.immediate = reader.number(self.immediate_bytes(long))?;
-        self.length = reader.at as u64;
+        self.immediate = number(bytes, at, self.immediate_bytes(long))?;
+        self.length = *at as u64;
         Some(())
     }
 
     /// The prefixes, and the first byte of the opcode.
-    fn prefixes(&mut self, reader: &mut Reader, long: bool) -> Option<u8> {
-        (self.rex, self.repeat, self.segment, self.size) = (0, 0, 0, 4);
-        self.narrow_address = false;
-        let opcode = loop {
-            match reader.byte()? {
+    fn prefixes(&mut self, bytes: &[u8], at: &mut usize, long: bool) -> Option<u8> {
+        (self.rex, self.repeat, self.segment, self.size, self.narrow_address) = (0, 0, 0, 4, false);
+        loop {
+            match byte(bytes, at)? {
                 0x66 => self.size = 2,
                 0x67 if long => self.narrow_address = true,
                 0x67 => return None,
@@ -149,42 +140,25 @@ impl Instruction {
                 0x26 | 0x2e | 0x36 | 0x3e | 0xf0 => {}
                 rex @ 0x40..=0x4f if long => {
                     self.rex = rex;
-                    break reader.byte()?;
+                    self.size = if rex & REX_W != 0 { 8 } else { self.size };
+                    return byte(bytes, at);
                 }
-                opcode => break opcode,
+                opcode => return Some(opcode),
             }
-        };
-        if self.rex & REX_W != 0 {
-            self.size = 8;
         }
-        Some(opcode)
-    }
-
-    /// Instructions whose operands have 64 bits in 64-bit code without being told: PUSHF, POPF, pushes and pops of segment
-    /// registers, near calls and jumps, and moves of control registers.
-    fn has_long_operand(&self) -> bool {
-        matches!(self.opcode, 0x9c | 0x9d | 0xe8 | 0xe9 | 0x0f20..=0x0f23 | 0x0fa0 | 0x0fa1 | 0x0fa8 | 0x0fa9)
-            || self.opcode == 0xff && matches!(self.reg(), 2 | 4)
     }
 
     /// ModRM, SIB and displacement.
-    fn operand(&mut self, reader: &mut Reader, long: bool) -> Option<()> {
-        self.modrm = reader.byte()?;
+    fn operand(&mut self, bytes: &[u8], at: &mut usize, long: bool) -> Option<()> {
+        self.modrm = byte(bytes, at)?;
         let (form, base) = (self.modrm >> 6, self.modrm & 7);
         // Moves of control registers know no memory operand, whatever the form says.
         if form == 3 || matches!(self.opcode, 0x0f20..=0x0f23) {
             return Some(());
         }
-        let mut displacement = [0, 1, 4][usize::from(form)];
-        if base == 4 {
-            self.sib = reader.byte()?;
-            if form == 0 && self.sib & 7 == 5 {
-                displacement = 4;
-            }
-        } else if form == 0 && base == 5 {
-            displacement = 4;
-        }
-        self.displacement = reader.number(displacement)?;
+        self.sib = if base == 4 { byte(bytes, at)? } else { base };
+        let size = if form == 0 && self.sib & 7 == 5 { 4 } else { [0, 1, 4][usize::from(form)] };
+        self.displacement = number(bytes, at, size)?;
         if !long {
             self.displacement &= 0xffff_ffff;
         }
@@ -234,44 +208,31 @@ impl Instruction {
         self.modrm >> 6 != 3
     }
 
-    /// The register of a byte operation: without REX the numbers 4 to 7 are the second bytes of the first four registers.
-    pub fn byte_register(&self, frame: &mut Frame) -> u64 {
+    /// The register of a byte operation and where in it the byte is: without REX the numbers 4 to 7 are second bytes.
+    pub fn byte_register(&self) -> (u8, u32) {
         match self.register() {
-            number @ 4..=7 if self.rex == 0 => *register(frame, number - 4) >> 8 & 0xff,
-            number => *register(frame, number) & 0xff,
-        }
-    }
-
-    /// Writes the register of a byte operation.
-    pub fn set_byte_register(&self, frame: &mut Frame, value: u64) {
-        match self.register() {
-            number @ 4..=7 if self.rex == 0 => {
-                let register = register(frame, number - 4);
-                *register = *register & !0xff00 | (value & 0xff) << 8;
-            }
-            number => set_register(frame, number, 1, value),
+            number @ 4..=7 if self.rex == 0 => (number - 4, 8),
+            number => (number, 0),
         }
     }
 
     /// The offset of the memory operand, without a segment's base.
     pub fn offset(&self, frame: &mut Frame, long: bool) -> u64 {
-        let (form, base) = (self.modrm >> 6, self.modrm & 7);
+        let form = self.modrm >> 6;
         let mut offset = self.displacement;
-        if base == 4 {
+        if form == 0 && self.sib & 7 == 5 {
+            if self.modrm & 7 == 5 && long {
+                offset = offset.wrapping_add(frame.rip).wrapping_add(self.length);
+            }
+        } else {
+            let base = self.sib & 7 | if self.rex & REX_B != 0 { 8 } else { 0 };
+            offset = offset.wrapping_add(*register(frame, base));
+        }
+        if self.modrm & 7 == 4 {
             let index = self.sib >> 3 & 7 | if self.rex & REX_X != 0 { 8 } else { 0 };
             if index != RSP {
                 offset = offset.wrapping_add(*register(frame, index) << (self.sib >> 6));
             }
-            if form != 0 || self.sib & 7 != 5 {
-                let base = self.sib & 7 | if self.rex & REX_B != 0 { 8 } else { 0 };
-                offset = offset.wrapping_add(*register(frame, base));
-            }
-        } else if form == 0 && base == 5 {
-            if long {
-                offset = offset.wrapping_add(frame.rip).wrapping_add(self.length);
-            }
-        } else {
-            offset = offset.wrapping_add(*register(frame, self.other()));
         }
         if long && !self.narrow_address { offset } else { offset & 0xffff_ffff }
     }

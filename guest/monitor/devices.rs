@@ -1,6 +1,6 @@
 //! What a guest finds at ports and where no memory is: serial port, debug console, the ways out, the LAPIC.
 //!
-//! The serial port sends; nothing arrives. Whatever is not here reads as ones and forgets what is written, as on a bus without a
+//! The serial port has the two registers by which something is sent; nothing arrives. Whatever is not here reads as ones and forgets what is written, as on a bus without a
 //! device, and so does memory beyond the guest's: the other guest's, the monitor's and the machine's devices.
 //! Sources: PC16550D §8 (registers); ACPI 6.5 §4.8.3.6, §4.8.3.7; QEMU docs/specs/pvpanic.rst; QEMU hw/misc/debugexit.c.
 
@@ -21,27 +21,14 @@ const SLEEP_CONTROL: u16 = 0x600;
 const RESET: u16 = 0x602;
 const DEBUG_EXIT: u16 = 0xf4;
 const PVPANIC: u16 = 0x505;
-/// LCR: the first two registers are the divisor's.
-const DIVISOR_LATCH: u8 = 1 << 7;
-/// LSR: transmitter empty, and so is its FIFO.
-const TRANSMITTER_EMPTY: u8 = 1 << 6 | 1 << 5;
-/// IIR: no interrupt.
-const NO_INTERRUPT: u8 = 1 << 0;
-/// MSR: the other end is there.
-const CARRIER: u8 = 0xb0;
+/// The serial port's line status: transmitter empty, and so is its FIFO.
+const LINE_STATUS: u16 = COM1 + 5;
+const TRANSMITTER_EMPTY: u64 = 1 << 6 | 1 << 5;
 
 pub struct Devices {
     pub lapic: Lapic,
-    /// Registers of the serial port that keep what is written; the first is the divisor's low byte.
-    serial: [u8; 8],
     line: [u8; LINE],
     length: usize,
-}
-
-impl Devices {
-    pub const fn new() -> Devices {
-        Devices { lapic: Lapic::new(), serial: [0; 8], line: [0; LINE], length: 0 }
-    }
 }
 
 impl Vm {
@@ -53,57 +40,45 @@ impl Vm {
             devices.length += 1;
         }
         if byte == b'\n' || devices.length == LINE {
-            self.end_line();
+            report::name(self);
+            print!("| ");
+            serial::write(&self.devices.line[..self.devices.length]);
+            print!("\n");
+            self.devices.length = 0;
         }
     }
 
-    /// Prints what there is of a line.
-    fn end_line(&mut self) {
-        report::name(self);
-        print!("| ");
-        serial::write(&self.devices.line[..self.devices.length]);
-        print!("\n");
-        self.devices.length = 0;
-    }
-
-    /// Prints a line that the guest has not ended.
-    pub fn flush_line(&mut self) {
+    /// Prints what there is of a line, if a guest leaves one without an end.
+    pub fn end_line(&mut self) {
         if self.devices.length > 0 {
-            self.end_line();
+            self.put(b'\n');
         }
     }
 
     /// IN.
     pub fn read_port(&mut self, port: u16, size: u8) -> u64 {
-        let register = port.wrapping_sub(COM1);
-        if register >= 8 || size != 1 {
-            return u64::MAX;
-        }
-        u64::from(match register {
-            0 if self.devices.serial[3] & DIVISOR_LATCH == 0 => 0,
-            2 => NO_INTERRUPT,
-            5 => TRANSMITTER_EMPTY,
-            6 => CARRIER,
-            _ => self.devices.serial[usize::from(register)],
-        })
+        if port == LINE_STATUS && size == 1 { TRANSMITTER_EMPTY } else { u64::MAX }
     }
 
     /// OUT.
     pub fn write_port(&mut self, port: u16, size: u8, value: u64) {
         let byte = value as u8;
         match port {
-            DEBUG_CONSOLE if size == 1 => self.put(byte),
-            COM1 if size == 1 && self.devices.serial[3] & DIVISOR_LATCH == 0 => self.put(byte),
-            COM1..=0x3ff if size == 1 => self.devices.serial[usize::from(port - COM1)] = byte,
+            COM1 | DEBUG_CONSOLE if size == 1 => self.put(byte),
             // Enabled (bit 5), type 5: what this machine has for "off".
             SLEEP_CONTROL if byte & 0x3c == 1 << 5 | 5 << 2 => self.end("powered off"),
             RESET if byte == 1 => self.end("reset itself"),
-            DEBUG_EXIT => {
-                self.end(if value as u32 == 0 { "exited with 0" } else { "exited with another value than 0" })
-            }
+            DEBUG_EXIT if value as u32 == 0 => self.end("exited with 0"),
+            DEBUG_EXIT => self.end("exited with another value than 0"),
             PVPANIC if byte & 1 != 0 => self.end("panicked"),
             _ => {}
         }
+    }
+
+    /// The offset of a register of the LAPIC, if it is accessed as it must be.
+    fn lapic_register(address: u64, size: u64) -> Option<u64> {
+        let offset = address.wrapping_sub(LAPIC);
+        (offset < PAGE && size == 4 && offset % 16 == 0).then_some(offset)
     }
 
     /// Reads up to eight bytes of guest-physical memory within a page.
@@ -111,27 +86,22 @@ impl Vm {
         if let Some(machine) = self.ram_at(address, size) {
             return (0..size).rev().fold(0, |value, index| value << 8 | u64::from(read8(machine + index)));
         }
-        let offset = address.wrapping_sub(LAPIC);
-        if offset < PAGE && size == 4 && offset % 16 == 0 {
-            return self.devices.lapic.read(offset).into();
+        match Self::lapic_register(address, size) {
+            Some(offset) => self.devices.lapic.read(offset).into(),
+            None => u64::MAX >> (64 - 8 * size),
         }
-        u64::MAX >> (64 - 8 * size)
     }
 
     /// Writes up to eight bytes of guest-physical memory within a page.
     pub fn write_physical(&mut self, address: u64, size: u64, value: u64) {
         if let Some(machine) = self.ram_at(address, size) {
-            let page = address / PAGE;
-            if self.scan.is_scanned(page) {
-                self.unscan(page);
+            if self.scan.pages[(address / PAGE) as usize] {
+                self.unscan();
             }
             for index in 0..size {
                 write8(machine + index, (value >> (8 * index)) as u8);
             }
-            return;
-        }
-        let offset = address.wrapping_sub(LAPIC);
-        if offset < PAGE && size == 4 && offset % 16 == 0 {
+        } else if let Some(offset) = Self::lapic_register(address, size) {
             self.devices.lapic.write(offset, value as u32);
         }
     }

@@ -10,74 +10,74 @@ use crate::machine::cycles_per_ms;
 /// Bus clocks in a millisecond, as under KVM (KVM API KVM_CAP_X86_APIC_BUS_CYCLES_NS).
 const CLOCKS_PER_MS: u64 = 1_000_000;
 const VERSION: u32 = 5 << 16 | 0x14;
+/// SVR: the LAPIC is on. LVT: silent; starts over at zero.
 const ENABLED: u32 = 1 << 8;
 const MASKED: u32 = 1 << 16;
 const PERIODIC: u32 = 1 << 17;
 
+/// Registers by their number, which is their offset by 16: priority, EOI, spurious vector, interrupts in service and requested
+/// (eight each), command, timer.
+const PRIORITY: usize = 0x8;
+const EOI: usize = 0xb;
+const SPURIOUS: usize = 0xf;
+const IN_SERVICE: usize = 0x10;
+const REQUESTED: usize = 0x20;
+const COMMAND: usize = 0x30;
+const COMMAND_HIGH: usize = 0x31;
+const TIMER: usize = 0x32;
+const INITIAL: usize = 0x38;
+const CURRENT: usize = 0x39;
+const DIVIDE: usize = 0x3e;
+
 pub struct Lapic {
-    requested: [u32; 8],
-    in_service: [u32; 8],
-    task_priority: u32,
-    spurious: u32,
-    command_high: u32,
-    command_low: u32,
-    timer: u32,
-    initial: u32,
-    divide: u32,
+    registers: [u32; 0x40],
     /// The guest's time, in cycles of the time stamp counter.
     now: u64,
     /// When the timer strikes next; 0: not at all.
     deadline: u64,
 }
 
-/// The highest vector of a set.
-fn highest(set: &[u32; 8]) -> Option<u8> {
-    let word = set.iter().rposition(|bits| *bits != 0)?;
-    Some(word as u8 * 32 + set[word].ilog2() as u8)
-}
-
 impl Lapic {
-    pub const fn new() -> Lapic {
-        Lapic {
-            requested: [0; 8],
-            in_service: [0; 8],
-            task_priority: 0,
-            spurious: 0,
-            command_high: 0,
-            command_low: 0,
-            timer: 0,
-            initial: 0,
-            divide: 0,
-            now: 0,
-            deadline: 0,
-        }
-    }
-
     /// TPR.
     pub fn priority(&self) -> u64 {
-        self.task_priority.into()
+        self.registers[PRIORITY].into()
     }
 
     pub fn set_priority(&mut self, priority: u64) {
-        self.task_priority = priority as u32 & 0xff;
+        self.registers[PRIORITY] = priority as u32 & 0xff;
+    }
+
+    /// The bit of a vector in one of the two sets.
+    fn bit(&mut self, set: usize, vector: u8) -> (&mut u32, u32) {
+        (&mut self.registers[set + usize::from(vector / 32)], 1 << (vector % 32))
     }
 
     fn request(&mut self, vector: u8) {
-        self.requested[usize::from(vector / 32)] |= 1 << (vector % 32);
+        let (word, bit) = self.bit(REQUESTED, vector);
+        *word |= bit;
+    }
+
+    /// The highest vector of a set.
+    fn highest(&self, set: usize) -> Option<u8> {
+        let words = &self.registers[set..set + 8];
+        let word = words.iter().rposition(|bits| *bits != 0)?;
+        Some(word as u8 * 32 + words[word].ilog2() as u8)
     }
 
     /// The interrupt to be delivered now, if its priority is above that of what is being served.
     pub fn pending(&self) -> Option<u8> {
-        let vector = highest(&self.requested).filter(|_| self.spurious & ENABLED != 0)?;
-        let served = highest(&self.in_service).map_or(0, u32::from).max(self.task_priority);
+        let vector = self.highest(REQUESTED).filter(|_| self.registers[SPURIOUS] & ENABLED != 0)?;
+        let served = self.highest(IN_SERVICE).map_or(0, u32::from).max(self.registers[PRIORITY]);
         (u32::from(vector) >> 4 > served >> 4).then_some(vector)
     }
 
     /// Takes the interrupt to be delivered into service.
     pub fn accept(&mut self) -> Option<u8> {
         let vector = self.pending()?;
-        self.requested[usize::from(vector / 32)] &= !(1 << (vector % 32));
-        self.in_service[usize::from(vector / 32)] |= 1 << (vector % 32);
+        let (word, bit) = self.bit(REQUESTED, vector);
+        *word &= !bit;
+        let (word, bit) = self.bit(IN_SERVICE, vector);
+        *word |= bit;
         Some(vector)
     }
 
@@ -87,77 +87,62 @@ impl Lapic {
         if self.deadline == 0 || self.now < self.deadline {
             return;
         }
-        if self.timer & MASKED == 0 {
-            self.request(self.timer as u8);
+        let timer = self.registers[TIMER];
+        if timer & MASKED == 0 {
+            self.request(timer as u8);
         }
-        let next = self.deadline + self.period();
         // Periods that nobody looked at are lost.
-        self.deadline = if self.timer & PERIODIC == 0 { 0 } else { next.max(self.now) };
+        self.deadline = if timer & PERIODIC == 0 { 0 } else { (self.deadline + self.period()).max(self.now) };
     }
 
-    /// Bus clocks a count.
-    fn divisor(&self) -> u64 {
-        1 << ((self.divide & 3 | self.divide >> 1 & 4) + 1 & 7)
+    /// Bus clocks of one count, as a power of two.
+    fn divide_shift(&self) -> u32 {
+        let divide = self.registers[DIVIDE];
+        (divide & 3 | divide >> 1 & 4) + 1 & 7
     }
 
     /// Cycles of the time stamp counter from the initial count to zero.
     fn period(&self) -> u64 {
-        u64::from(self.initial) * self.divisor() / 64 * cycles_per_ms() / (CLOCKS_PER_MS / 64)
-    }
-
-    /// What the timer has still to count.
-    fn current(&self) -> u32 {
-        let left = self.deadline.saturating_sub(self.now);
-        (left * (CLOCKS_PER_MS / 64) / cycles_per_ms() * 64 / self.divisor()) as u32
+        let clocks = u64::from(self.registers[INITIAL]) << self.divide_shift(); // 39 bits, times cycles of 23
+        clocks * cycles_per_ms() / CLOCKS_PER_MS
     }
 
     /// Reads the register at `offset`.
     pub fn read(&self, offset: u64) -> u32 {
-        match offset {
-            0x30 => VERSION,
-            0x80 => self.task_priority,
-            0xf0 => self.spurious,
-            0x100..=0x170 => self.in_service[(offset >> 4 & 7) as usize],
-            0x200..=0x270 => self.requested[(offset >> 4 & 7) as usize],
-            0x300 => self.command_low,
-            0x310 => self.command_high,
-            0x320 => self.timer,
-            0x330..=0x370 => MASKED,
-            0x380 => self.initial,
-            0x390 => self.current(),
-            0x3e0 => self.divide,
-            _ => 0, // ID 0 among them
+        match (offset >> 4) as usize {
+            0x3 => VERSION,
+            CURRENT => {
+                let left = self.deadline.saturating_sub(self.now);
+                (left * CLOCKS_PER_MS / cycles_per_ms() >> self.divide_shift()) as u32
+            }
+            number => self.registers.get(number).copied().unwrap_or(0),
         }
     }
 
     /// Writes the register at `offset`.
     pub fn write(&mut self, offset: u64, value: u32) {
-        match offset {
-            0x80 => self.task_priority = value & 0xff,
-            0xb0 => {
-                if let Some(vector) = highest(&self.in_service) {
-                    self.in_service[usize::from(vector / 32)] &= !(1 << (vector % 32));
+        let number = (offset >> 4) as usize;
+        match number {
+            PRIORITY | SPURIOUS | COMMAND | COMMAND_HIGH | TIMER | INITIAL | DIVIDE => self.registers[number] = value,
+            _ => {}
+        }
+        match number {
+            EOI => {
+                if let Some(vector) = self.highest(IN_SERVICE) {
+                    let (word, bit) = self.bit(IN_SERVICE, vector);
+                    *word &= !bit;
                 }
             }
-            0xf0 => self.spurious = value & 0x1ff,
-            0x300 => {
-                self.command_low = value & 0xc_cfff;
-                // Fixed delivery to oneself: by shorthand, to all, or by the number 0.
-                let to_self = match value >> 18 & 3 {
-                    0 => self.command_high >> 24 == 0,
-                    shorthand => shorthand != 3,
-                };
+            // Fixed delivery to oneself: by the number 0, by shorthand, or to all. It is delivered as soon as it is sent.
+            COMMAND => {
+                self.registers[COMMAND] &= !(1 << 12);
+                let shorthand = value >> 18 & 3;
+                let to_self = shorthand == 0 && self.registers[COMMAND_HIGH] >> 24 == 0 || matches!(shorthand, 1 | 2);
                 if value >> 8 & 7 == 0 && to_self {
                     self.request(value as u8);
                 }
             }
-            0x310 => self.command_high = value & 0xff00_0000,
-            0x320 => self.timer = value & 0x3_00ff,
-            0x380 => {
-                self.initial = value;
-                self.deadline = if value == 0 { 0 } else { self.now + self.period() };
-            }
-            0x3e0 => self.divide = value & 0xb,
+            INITIAL => self.deadline = if value == 0 { 0 } else { self.now + self.period() },
             _ => {}
         }
     }

@@ -16,31 +16,24 @@ pub struct Image {
     pub bytes: &'static [u8],
 }
 
-macro_rules! image {
-    ($name:literal) => {
-        Image { name: $name, bytes: include_bytes!(concat!(env!("OUT_DIR"), "/", $name)) }
+macro_rules! images {
+    ($($name:literal)+) => {
+        &[$(Image { name: $name, bytes: include_bytes!(concat!(env!("OUT_DIR"), "/", $name)) }),+]
     };
 }
 
 /// The guests: made by `build.rs` before the monitor, which embeds the files as they are.
-pub static IMAGES: [Image; 8] = [
-    image!("hello"),
-    image!("user"),
-    image!("sensitive"),
-    image!("faults"),
-    image!("traps"),
-    image!("trap-cost"),
-    image!("shell"),
-    image!("crash"),
-];
+pub static IMAGES: &[Image] = images!("hello" "user" "sensitive" "faults" "traps" "trap-cost" "memory" "crash");
 
 /// Guest-physical addresses, as Hostel has them.
 const START_INFO: u64 = 0x7000;
 const MEMORY_MAP: u64 = START_INFO + 0x100;
-pub const COMMAND_LINE: u64 = 0x9000;
+const COMMAND_LINE: u64 = 0x9000;
+const COMMAND_LINE_BYTES: u64 = 1024;
 const LOW_RAM_END: u64 = 0x9_fc00;
 const HIGH_RAM: u64 = 0x10_0000;
 
+/// Program headers: to be loaded; a note, and the one that says where PVH enters. And `hvm_start_info`'s first word, and RAM in its map.
 const SEGMENT_LOAD: u64 = 1;
 const SEGMENT_NOTE: u64 = 4;
 const NOTE_ENTRY: u64 = 18;
@@ -57,8 +50,7 @@ impl Image {
     /// Copies the segments into the guest's RAM, and sets the state at the entry. `None`: it is not such an image, or too large.
     pub fn load(&self, vm: &mut Vm) -> Option<()> {
         let (table, size, count) = (self.number(32, 8)?, self.number(54, 2)?, self.number(56, 2)?);
-        for index in 0..count {
-            let header = table + index * size;
+        for header in (0..count).map(|index| table + index * size) {
             let (offset, address) = (self.number(header + 8, 8)?, self.number(header + 24, 8)?);
             let (file_bytes, bytes) = (self.number(header + 32, 8)?, self.number(header + 40, 8)?);
             match self.number(header, 4)? {
@@ -68,9 +60,9 @@ impl Image {
                     // SAFETY: the range is RAM of the guest, which is no memory of ours; the rest of it is zero.
                     unsafe { ptr::copy_nonoverlapping(from.as_ptr(), to as *mut u8, from.len()) };
                 }
-                // Name and value are padded to four bytes; the linker script keeps this note alone in its segment.
+                // The linker script keeps this note alone in its segment: its value is behind the name, padded to four bytes.
                 SEGMENT_NOTE if self.number(offset + 8, 4)? == NOTE_ENTRY => {
-                    vm.frame.rip = self.number(offset + 12 + (self.number(offset, 4)?).next_multiple_of(4), 4)?;
+                    vm.frame.rip = self.number(offset + 12 + self.number(offset, 4)?.next_multiple_of(4), 4)?;
                 }
                 _ => {}
             }
@@ -83,14 +75,13 @@ impl Image {
 
 /// Writes `hvm_start_info`, with a memory map and no ACPI tables.
 fn start_info(vm: &Vm) {
-    let at = vm.ram + START_INFO;
+    let (at, map) = (vm.ram + START_INFO, vm.ram + MEMORY_MAP);
     write32(at, MAGIC);
     write32(at + 4, 1); // version
     write64(at + 24, COMMAND_LINE);
     write64(at + 40, MEMORY_MAP);
     write32(at + 48, 2); // entries
-    for (index, (start, end)) in [(0, LOW_RAM_END), (HIGH_RAM, RAM_BYTES)].into_iter().enumerate() {
-        let entry = vm.ram + MEMORY_MAP + index as u64 * 24;
+    for (entry, start, end) in [(map, 0, LOW_RAM_END), (map + 24, HIGH_RAM, RAM_BYTES)] {
         write64(entry, start);
         write64(entry + 8, end - start);
         write32(entry + 16, RAM);
@@ -99,13 +90,10 @@ fn start_info(vm: &Vm) {
 
 /// Appends a word to the guest's command line, `used` bytes of which are there. Returns how many it is then.
 pub fn append(vm: &Vm, used: u64, word: &[u8]) -> u64 {
-    const LONGEST: u64 = 1024;
     let mut at = used;
-    for &byte in word.iter().chain(b" ") {
-        if at < LONGEST {
-            write8(vm.ram + COMMAND_LINE + at, byte);
-            at += 1;
-        }
+    for &byte in word.iter().chain(b" ").take((COMMAND_LINE_BYTES - used) as usize) {
+        write8(vm.ram + COMMAND_LINE + at, byte);
+        at += 1;
     }
     at
 }

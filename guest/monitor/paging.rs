@@ -1,17 +1,18 @@
 //! The guest's memory through its own page tables: what a linear address means, and how the monitor reads and writes there.
 //!
-//! 4-level paging, or none. Entries outside of the guest's RAM read as ones, as from hardware that is not there. Left out: paging
-//! without long mode, protection keys, SMEP and SMAP, which CPUID does not offer the guest.
+//! 4-level paging, or none. Entries outside of the guest's RAM have reserved bits set, as what hardware reads from nowhere: ones. Left
+//! out: paging without long mode, pages of 1 GiB, protection keys, SMEP and SMAP, which CPUID does not offer the guest.
 //! Source: Intel SDM vol. 3A §4.5 (4-level paging), §4.6 (access rights), §4.7 (error code), §4.8 (accessed and dirty flags).
 
+use guest::interrupt::PAGE_FAULT;
 use guest::memory::{read8, read64, write64};
 
 use crate::decode::LONGEST;
-use crate::fault::Fault;
-use crate::vm::{CR0_PG, CR0_WP, EFER_NXE, Vm};
+use crate::vm::{CR0_PG, CR0_WP, EFER, EFER_NXE, Fault, Vm};
 
 /// Bytes of a page.
 pub const PAGE: u64 = 4096;
+/// Bits of an entry.
 pub const PRESENT: u64 = 1 << 0;
 pub const WRITABLE: u64 = 1 << 1;
 pub const USER: u64 = 1 << 2;
@@ -20,8 +21,12 @@ const DIRTY: u64 = 1 << 6;
 pub const LARGE: u64 = 1 << 7;
 pub const NO_EXECUTE: u64 = 1 << 63;
 pub const ADDRESS: u64 = 0x000f_ffff_ffff_f000;
+/// Bytes that an entry of the root, of a page directory and of the lowest table map, as powers of two.
+pub const ROOT_SHIFT: u32 = 39;
+pub const LARGE_SHIFT: u32 = 21;
+pub const PAGE_SHIFT: u32 = 12;
 
-/// What an access wants, in the bits of a page fault's error code.
+/// What an access wants, in the bits of a page fault's error code, and the others there.
 pub const READ: u32 = 0;
 pub const WRITE: u32 = 1 << 1;
 pub const FETCH: u32 = 1 << 4;
@@ -43,35 +48,30 @@ impl Vm {
     /// # Errors
     /// #PF, with CR2 set.
     pub fn translate(&mut self, linear: u64, access: u32, user: bool) -> Result<(), Fault> {
-        if self.cr0 & CR0_PG == 0 {
-            self.found.address = linear & 0xffff_ffff;
-            self.found.rights = WRITABLE | USER;
+        self.found.address = linear & 0xffff_ffff;
+        self.found.rights = WRITABLE | USER;
+        if self.cr[0] & CR0_PG == 0 {
             return Ok(());
         }
-        let base = access | if user { CODE_USER } else { 0 };
-        let mut table = self.cr3 & ADDRESS;
-        let mut rights = WRITABLE | USER;
-        let mut shift = 39;
-        let mut levels = 0;
+        let code = access | if user { CODE_USER } else { 0 };
+        let no_execute = if self.msrs[EFER] & EFER_NXE != 0 { NO_EXECUTE } else { 0 };
+        let (mut table, mut rights) = (self.cr[3] & ADDRESS, WRITABLE | USER);
+        let (mut shift, mut levels) = (ROOT_SHIFT, 0);
         loop {
-            let slot = table + (linear >> shift & 511) * 8;
-            let Some(machine) = self.ram_at(slot, 8) else {
-                return self.page_fault(linear, base | CODE_PRESENT | CODE_RESERVED);
+            let Some(machine) = self.ram_at(table + (linear >> shift & 511) * 8, 8) else {
+                return self.page_fault(linear, code | CODE_PRESENT | CODE_RESERVED);
             };
             let entry = read64(machine);
             if entry & PRESENT == 0 {
-                return self.page_fault(linear, base);
+                return self.page_fault(linear, code);
+            }
+            if entry & LARGE != 0 && shift > LARGE_SHIFT {
+                return self.page_fault(linear, code | CODE_PRESENT | CODE_RESERVED);
             }
             self.entries[levels] = machine;
             levels += 1;
-            rights &= entry | !(WRITABLE | USER);
-            if self.efer & EFER_NXE != 0 {
-                rights |= entry & NO_EXECUTE;
-            }
-            if entry & LARGE != 0 && shift > 21 {
-                return self.page_fault(linear, base | CODE_PRESENT | CODE_RESERVED); // CPUID offers no pages of 1 GiB
-            }
-            if shift == 12 || entry & LARGE != 0 {
+            rights = rights & (entry | !(WRITABLE | USER)) | entry & no_execute;
+            if shift == PAGE_SHIFT || entry & LARGE != 0 {
                 let within = (1u64 << shift) - 1;
                 self.found.address = entry & ADDRESS & !within | linear & within;
                 break;
@@ -79,45 +79,35 @@ impl Vm {
             table = entry & ADDRESS;
             shift -= 9;
         }
-        let obeys = user || self.cr0 & CR0_WP != 0;
-        let forbidden = user && rights & USER == 0
-            || access & WRITE != 0 && obeys && rights & WRITABLE == 0
-            || access & FETCH != 0 && rights & NO_EXECUTE != 0;
-        if forbidden {
-            return self.page_fault(linear, base | CODE_PRESENT);
-        }
-        if !obeys {
+        if !user && self.cr[0] & CR0_WP == 0 {
             rights |= WRITABLE;
         }
-        self.found.rights = self.mark(levels, access, rights);
+        let forbidden = user && rights & USER == 0
+            || access & WRITE != 0 && rights & WRITABLE == 0
+            || access & FETCH != 0 && rights & NO_EXECUTE != 0;
+        if forbidden {
+            return self.page_fault(linear, code | CODE_PRESENT);
+        }
+        // Marks the entries. A clean page is not writable yet, so that its first write is seen.
+        for level in 0..levels {
+            let entry = read64(self.entries[level]);
+            let last = level + 1 == levels;
+            let marked = entry | ACCESSED | if last && access & WRITE != 0 { DIRTY } else { 0 };
+            if marked != entry {
+                write64(self.entries[level], marked);
+            }
+            if last && marked & DIRTY == 0 {
+                rights &= !WRITABLE;
+            }
+        }
+        self.found.rights = rights;
         Ok(())
     }
 
-    /// Sets the accessed flags of the last translation's entries, and the dirty flag for a write. A clean page is not writable yet, so
-    /// that its first write is seen: what is left of `rights` is returned.
-    fn mark(&mut self, levels: usize, access: u32, rights: u64) -> u64 {
-        let mut left = rights;
-        for level in 0..levels {
-            let slot = self.entries[level];
-            let last = level + 1 == levels;
-            let entry = read64(slot);
-            let dirty = if last && access & WRITE != 0 { DIRTY } else { 0 };
-            let marked = entry | ACCESSED | dirty;
-            if marked != entry {
-                write64(slot, marked);
-            }
-            if last && marked & DIRTY == 0 {
-                left &= !WRITABLE;
-            }
-        }
-        left
-    }
-
-    /// #PF at `linear`.
+    /// #PF at `linear`. The flag for fetches is there only with NXE (Intel SDM vol. 3A §4.7).
     fn page_fault(&mut self, linear: u64, code: u32) -> Result<(), Fault> {
-        self.cr2 = linear;
-        // Ring 3 or no NX: the flag for fetches is there only with NXE (Intel SDM vol. 3A §4.7).
-        Err(Fault::page(if self.efer & EFER_NXE != 0 { code } else { code & !FETCH }))
+        self.cr[2] = linear;
+        Err(Fault { vector: PAGE_FAULT, code: if self.msrs[EFER] & EFER_NXE != 0 { code } else { code & !FETCH } })
     }
 
     /// Reads `size` bytes, eight at most, at `linear`.
@@ -157,26 +147,21 @@ impl Vm {
     /// # Errors
     /// #PF, with CR2 set: not even the first byte.
     pub fn fetch(&mut self, rip: u64) -> Result<usize, Fault> {
-        let (user, mut length) = (self.user, 0);
-        self.translate(rip, FETCH, user)?;
+        self.translate(rip, FETCH, self.user)?;
+        let mut length = 0;
         while let Some(machine) = self.ram_at(self.found.address, 1) {
             let here = (LONGEST - length).min((PAGE - self.found.address % PAGE) as usize);
-            if here == LONGEST {
-                let code = self.code.as_mut_ptr() as u64; // two words that overlap: quicker than 15 bytes
-                write64(code, read64(machine));
-                write64(code + LONGEST as u64 - 8, read64(machine + LONGEST as u64 - 8));
-            } else {
-                for index in 0..here {
-                    self.code[length + index] = read8(machine + index as u64);
-                }
-            }
             if length == 0 {
-                self.code[0] = self.scan.original(self.found.address, self.code[0]);
+                self.code[0] = self.scan.original(self.found.address, read8(machine));
+                self.is_patched = self.code[0] != read8(machine);
+            }
+            for index in usize::from(length == 0)..here {
+                self.code[length + index] = read8(machine + index as u64);
             }
             length += here;
-            let (next, cr2) = (rip.wrapping_add(length as u64), self.cr2);
-            if length == LONGEST || self.translate(next, FETCH, user).is_err() {
-                self.cr2 = cr2; // an instruction that is shorter does not fault
+            let cr2 = self.cr[2];
+            if length == LONGEST || self.translate(rip.wrapping_add(length as u64), FETCH, self.user).is_err() {
+                self.cr[2] = cr2; // an instruction that is shorter does not fault
                 break;
             }
         }
