@@ -247,7 +247,7 @@ fn go_on(frame: &mut Frame) {
     let vm = vm_at(next);
     vm.interrupt(frame);
     vm.shadowed = false;
-    machine::load_tables(vm.shadow.root(vm.user));
+    machine::switch_tables(vm.shadow.root(vm.user));
 }
 
 /// Puts the registers of one guest aside and takes those of the other.

@@ -30,8 +30,11 @@ const EFER: u32 = 0xc000_0080;
 const EFER_NXE: u64 = 1 << 11;
 const CR4_UMIP: u64 = 1 << 11;
 
+/// How often a millisecond is measured: the shortest counts, for others were interrupted by the host.
+const CALIBRATIONS: u32 = 4;
+
 /// Cycles of the time stamp counter in a millisecond.
-static CYCLES_PER_MS: AtomicU64 = AtomicU64::new(0);
+static CYCLES_PER_MS: AtomicU64 = AtomicU64::new(u64::MAX);
 
 /// Takes the machine over; `umip`: has SGDT and its like fault in ring 3, where the processor can. Says whether they do.
 pub fn take_over(umip: bool, system_call: interrupt::Handler) -> bool {
@@ -45,9 +48,11 @@ pub fn take_over(umip: bool, system_call: interrupt::Handler) -> bool {
         asm!("mov {0}, cr4", "and {0}, {1}", "or {0}, {2}", "mov cr4, {0}", out(reg) _, in(reg) !CR4_UMIP,
             in(reg) if umip { CR4_UMIP } else { 0 });
     }
-    let start = cpu::time_stamp();
-    apic::wait_until(4, || false);
-    CYCLES_PER_MS.store((cpu::time_stamp() - start) / 4, Ordering::Relaxed);
+    for _ in 0..CALIBRATIONS {
+        let start = cpu::time_stamp();
+        apic::wait_until(1, || false);
+        CYCLES_PER_MS.fetch_min(cpu::time_stamp() - start, Ordering::Relaxed);
+    }
     umip
 }
 
@@ -80,8 +85,19 @@ pub fn load_data_segments() {
     unsafe { asm!("mov ds, {0:e}", "mov es, {0:e}", in(reg) ring3::DATA_3 as u32, options(nostack, preserves_flags)) };
 }
 
-/// Switches to the page tables at `root`, and forgets what is known of others.
+/// The page tables in use.
+static TABLES: AtomicU64 = AtomicU64::new(0);
+
+/// Switches to the page tables at `root`, if they are others.
+pub fn switch_tables(root: u64) {
+    if TABLES.load(Ordering::Relaxed) != root {
+        load_tables(root);
+    }
+}
+
+/// Loads the page tables at `root`, and so forgets what is known of them.
 pub fn load_tables(root: u64) {
+    TABLES.store(root, Ordering::Relaxed);
     // SAFETY: every root here maps the window.
     unsafe { asm!("mov cr3, {}", in(reg) root, options(nostack, preserves_flags)) };
 }

@@ -151,12 +151,16 @@ impl Vm {
         let mut length = 0;
         while let Some(machine) = self.ram_at(self.found.address, 1) {
             let here = (LONGEST - length).min((PAGE - self.found.address % PAGE) as usize);
-            if length == 0 {
-                self.code[0] = self.scan.original(self.found.address, read8(machine));
-                self.is_patched = self.code[0] != read8(machine);
+            if here == LONGEST {
+                let (code, last) = (self.code.as_mut_ptr() as u64, LONGEST as u64 - 8);
+                write64(code, read64(machine)); // two words that overlap: quicker than bytes
+                write64(code + last, read64(machine + last));
+            } else {
+                (0..here).for_each(|index| self.code[length + index] = read8(machine + index as u64));
             }
-            for index in usize::from(length == 0)..here {
-                self.code[length + index] = read8(machine + index as u64);
+            if length == 0 {
+                self.code[0] = self.scan.original(self.found.address, self.code[0]);
+                self.is_patched = self.code[0] != read8(machine);
             }
             length += here;
             let cr2 = self.cr[2];
