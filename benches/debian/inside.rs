@@ -1,9 +1,9 @@
 //! The part that runs in the lab: boots the disk by Hostel and by QEMU in turn, and compares the shortest times.
 
-use super::QEMU;
 use super::bounds::Bounds;
 use super::common::lab_image::KERNEL;
 use super::common::linux_guest::disk_initramfs;
+use super::in_lab::QEMU;
 use anyhow::{Context, Result, ensure};
 use std::io::Read;
 use std::process::{Command, ExitCode, Stdio};

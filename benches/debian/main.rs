@@ -10,44 +10,25 @@ mod bounds;
 #[path = "../../tests/common/mod.rs"]
 #[allow(dead_code, reason = "the tests use more of it")]
 mod common;
+#[path = "../report/in_lab.rs"]
+mod in_lab;
 mod inside;
 #[path = "../report/release.rs"]
 mod release;
 mod root;
 
 use anyhow::{Context, Result};
-use common::lab::{self, Job};
-use common::lab_image::{Image, find_program};
 use std::path::Path;
 use std::process::ExitCode;
-use std::time::Duration;
-
-/// The word that tells this program that it is in the lab; the paths of Hostel and of the disk follow.
-const INSIDE: &str = "--inside";
-const QEMU: &str = "qemu-system-x86_64";
-/// What Debian's QEMU reads for its machine `q35`.
-const FIRMWARE: [&str; 4] = [
-    "/usr/share/seabios/bios-256k.bin",
-    "/usr/share/qemu/kvmvapic.bin",
-    "/usr/share/qemu/linuxboot_dma.bin",
-    "/usr/share/qemu/pvh.bin",
-];
-const DEADLINE: Duration = Duration::from_secs(3600);
 
 fn main() -> Result<ExitCode> {
     let words: Vec<String> = std::env::args().collect();
     if let [_, word, hostel, disk] = words.as_slice()
-        && word == INSIDE
+        && word == in_lab::INSIDE
     {
         return inside::measure(hostel, disk);
     }
-    let kernel = match lab::kernel_directory() {
-        Ok(kernel) if kernel.is_dir() => kernel,
-        _ => {
-            println!("skipped: no kernel for the lab: scripts/lab-machine fetches one");
-            return Ok(ExitCode::SUCCESS);
-        }
-    };
+    let Some(kernel) = in_lab::kernel() else { return Ok(ExitCode::SUCCESS) };
     let disk = match root::image(kernel.parent().context("it lies in the cache")?) {
         Ok(disk) => disk,
         Err(error) => {
@@ -55,17 +36,5 @@ fn main() -> Result<ExitCode> {
             return Ok(ExitCode::SUCCESS);
         }
     };
-    let this = std::env::current_exe()?;
-    let hostel = release::default_build()?;
-    let mut image = Image::new(&kernel)?;
-    image.add(&this)?;
-    image.add(Path::new(&hostel))?;
-    image.add(&disk)?;
-    image.add(&find_program(QEMU).context("the lab needs QEMU, and so does this bench inside")?)?;
-    for file in FIRMWARE.map(Path::new).iter().filter(|file| file.exists()) {
-        image.add(file)?;
-    }
-    let script = format!("exec {} {INSIDE} {hostel} {}\n", this.display(), disk.display());
-    let status = lab::run(Job { image, script, deadline: DEADLINE })?;
-    Ok(ExitCode::from(u8::try_from(status).unwrap_or(1)))
+    in_lab::run(&kernel, &[Path::new(&release::default_build()?), &disk])
 }

@@ -13,14 +13,19 @@ use hostel::virtio::blk::Blk;
 use hostel::virtio::driver::{Descriptor, DriverQueue};
 use hostel::virtio::function::{ACKNOWLEDGE, DRIVER, DRIVER_OK, FEATURES_OK, NEEDS_RESET, VirtioFunction};
 use libfuzzer_sys::fuzz_target;
+use std::cell::RefCell;
+use std::fs::File;
+use std::os::unix::fs::FileExt;
 use std::path::PathBuf;
-use std::sync::{Arc, OnceLock};
+use std::sync::Arc;
 use std::time::Duration;
 
 const RINGS: u64 = 0x1000;
 const ENTRIES: u16 = 16;
 const HEADER: u64 = 0x8000;
 const SIZE: usize = 512 * 64;
+/// What the disk holds at first.
+const CONTENT: [u8; SIZE] = [0xdd; SIZE];
 /// Longer than a request of any form takes.
 const HANG: Duration = Duration::from_secs(8);
 
@@ -60,14 +65,53 @@ struct Input {
     steps: Vec<Step>,
 }
 
-/// The device and its driver.
+/// The device and its driver, and the disk's file. They are kept from one input to the next: opening a disk takes longer than all that is
+/// done to it.
 struct Bench {
+    mode: Mode,
+    file: File,
     function: VirtioFunction,
     queue: DriverQueue,
     ram: Arc<GuestRam>,
 }
 
 impl Bench {
+    /// In memory: a flush to a busy disk can take longer than [`HANG`].
+    fn new(mode: Mode) -> Bench {
+        let path = PathBuf::from(format!("/dev/shm/hostel-fuzz-blk-{}-{mode:?}", std::process::id()));
+        std::fs::write(&path, CONTENT).expect("the directory takes a file");
+        let file = File::options().read(true).write(true).open(&path).expect("it is there");
+        let ram = Arc::new(GuestRam::new(&MemoryMap::new(MIB).expect("a size")).expect("RAM"));
+        let options = DiskOptions { mode, ..DiskOptions::default() };
+        let device = Box::new(Blk::open(&path, options, "fuzz", 1).expect("it is a disk"));
+        // The descriptors keep it.
+        std::fs::remove_file(&path).expect("it is there");
+        let function = VirtioFunction::new(device, ram.clone(), Waker::new().expect("a waker")).expect("kicks");
+        let queue = DriverQueue::new(ram.clone(), RINGS, ENTRIES);
+        Bench { mode, file, function, queue, ram }
+    }
+
+    /// Does what `steps` say to a disk that is as it was at first, and looks at it afterwards.
+    fn run(&mut self, steps: &[Step]) {
+        self.drive(u64::MAX);
+        if self.mode == Mode::Write {
+            self.file.write_all_at(&CONTENT, 0).expect("it can be written");
+        }
+        steps.iter().take(64).for_each(|step| self.step(step));
+
+        self.drive(u64::MAX);
+        self.request(0, 63, &[], &[(0x1_0000, 512), (0xa000, 1)]);
+        let mut status = [0xee];
+        self.ram.read(0xa000, &mut status).expect("it is RAM");
+        assert_eq!((status, self.function.status()), ([0], 15), "a good request is done");
+        assert_eq!(self.file.metadata().expect("it is open").len(), SIZE as u64);
+        if self.mode != Mode::Write {
+            let mut content = [0; SIZE];
+            self.file.read_exact_at(&mut content, 0).expect("it can be read");
+            assert!(content == CONTENT, "it was not to be written");
+        }
+    }
+
     fn drive(&mut self, features: u64) {
         self.function.set_status(0);
         self.ram.write(RINGS, &[0; 0x1000]).expect("it is RAM");
@@ -141,31 +185,10 @@ impl Bench {
     }
 }
 
-/// In memory: a flush to a busy disk can take longer than [`HANG`].
-fn path() -> &'static PathBuf {
-    static PATH: OnceLock<PathBuf> = OnceLock::new();
-    PATH.get_or_init(|| format!("/dev/shm/hostel-fuzz-blk-{}", std::process::id()).into())
+thread_local! {
+    static BENCHES: RefCell<[Bench; 3]> = RefCell::new([Mode::Write, Mode::Read, Mode::Overlay].map(Bench::new));
 }
 
 fuzz_target!(|input: Input| {
-    std::fs::write(path(), [0xdd; SIZE]).expect("the directory takes a file");
-    let mode = [Mode::Write, Mode::Read, Mode::Overlay][usize::from(input.mode % 3)];
-    let ram = Arc::new(GuestRam::new(&MemoryMap::new(MIB).expect("a size")).expect("RAM"));
-    let device =
-        Box::new(Blk::open(path(), DiskOptions { mode, ..DiskOptions::default() }, "fuzz", 1).expect("it is a disk"));
-    let function = VirtioFunction::new(device, ram.clone(), Waker::new().expect("a waker")).expect("kicks");
-    let queue = DriverQueue::new(ram.clone(), RINGS, ENTRIES);
-    let mut bench = Bench { function, queue, ram };
-    bench.drive(u64::MAX);
-    input.steps.iter().take(64).for_each(|step| bench.step(step));
-
-    bench.drive(u64::MAX);
-    bench.request(0, 63, &[], &[(0x1_0000, 512), (0xa000, 1)]);
-    let mut status = [0xee];
-    bench.ram.read(0xa000, &mut status).expect("it is RAM");
-    assert_eq!((status, bench.function.status()), ([0], 15), "a good request is done");
-    let content = std::fs::read(path()).expect("it is there");
-    assert_eq!(content.len(), SIZE);
-    assert!(mode == Mode::Write || content.iter().all(|byte| *byte == 0xdd), "it was not to be written");
-    std::fs::remove_file(path()).expect("it is there");
+    BENCHES.with_borrow_mut(|benches| benches[usize::from(input.mode % 3)].run(&input.steps));
 });

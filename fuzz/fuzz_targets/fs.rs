@@ -8,11 +8,12 @@ use arbitrary::Arbitrary;
 use hostel::backend::share::client::{Client, message};
 use hostel::backend::share::protocol::{Fields, ROOT, opcode};
 use hostel::backend::share::table::Limits;
+use hostel::memory::ram::GuestRam;
 use libfuzzer_sys::fuzz_target;
 use std::fs;
 use std::os::unix::fs::symlink;
 use std::path::{Path, PathBuf};
-use std::sync::OnceLock;
+use std::sync::{Arc, OnceLock};
 
 const LIMITS: Limits = Limits { nodes: 24, handles: 12 };
 /// Names that there are, that there may be, and that lead elsewhere.
@@ -194,6 +195,12 @@ fn path() -> &'static PathBuf {
     })
 }
 
+/// The client's memory, which is kept from one input to the next.
+fn ram() -> Arc<GuestRam> {
+    static RAM: OnceLock<Arc<GuestRam>> = OnceLock::new();
+    RAM.get_or_init(|| Arc::new(Client::ram().expect("the host has memory"))).clone()
+}
+
 fn fill(outside: &Path) -> PathBuf {
     let shared = outside.join("shared");
     fs::create_dir_all(shared.join("directory")).expect("it can be made");
@@ -209,7 +216,7 @@ fuzz_target!(|input: Input| {
     let outside = path();
     let _ = fs::remove_dir_all(outside);
     let shared = fill(outside);
-    let mut client = Client::new(&shared, input.read_only, LIMITS).expect("it can be shared");
+    let mut client = Client::on(ram(), &shared, input.read_only, LIMITS).expect("it can be shared");
     client.initialize().expect("it is new");
     let mut bench = Bench { client, nodes: vec![ROOT], handles: Vec::new() };
     input.steps.iter().take(64).for_each(|step| bench.step(step));

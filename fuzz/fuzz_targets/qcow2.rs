@@ -16,11 +16,12 @@ use std::path::PathBuf;
 use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
-const CLUSTER: usize = 1 << 16;
+const CLUSTER_BITS: u32 = 12;
+const CLUSTER: usize = 1 << CLUSTER_BITS;
 /// An entry's cluster has no other user.
 const COPIED: u64 = 1 << 63;
 /// What the image's header says of the disk's size.
-const SIZE: u64 = 4 << 20;
+const SIZE: u64 = 2 << 20;
 /// Longer than a request of any form takes.
 const HANG: Duration = Duration::from_secs(8);
 
@@ -37,7 +38,7 @@ fn image() -> Vec<u8> {
     let mut image = vec![0; 6 * CLUSTER];
     let mut put = |at: usize, bytes: &[u8]| image[at..at + bytes.len()].copy_from_slice(bytes);
     put(0, b"QFI\xfb\0\0\0\x03");
-    put(20, &16u32.to_be_bytes());
+    put(20, &CLUSTER_BITS.to_be_bytes());
     put(24, &SIZE.to_be_bytes());
     put(36, &1u32.to_be_bytes());
     put(40, &(3 * CLUSTER as u64).to_be_bytes());
@@ -51,6 +52,9 @@ fn image() -> Vec<u8> {
     put(4 * CLUSTER, &((5 * CLUSTER as u64) | COPIED).to_be_bytes());
     image
 }
+
+/// It is kept from one input to the next.
+static RAM: OnceLock<Arc<GuestRam>> = OnceLock::new();
 
 fn path() -> &'static PathBuf {
     static PATH: OnceLock<PathBuf> = OnceLock::new();
@@ -73,11 +77,11 @@ fuzz_target!(|input: Input| {
             return assert!(text.contains("hostel-fuzz-qcow2") && !text.contains('\n'), "{text}");
         }
     };
-    let ram = Arc::new(GuestRam::new(&MemoryMap::new(MIB).expect("a size")).expect("RAM"));
+    let ram = RAM.get_or_init(|| Arc::new(GuestRam::new(&MemoryMap::new(MIB).expect("a size")).expect("RAM")));
     for (kind, sector, count) in input.requests.iter().take(32) {
         let (sector, count) = (u64::from(*sector), u64::from(*count));
         let range = [GuestRange { start: 0x1000, size: count * 512 }];
-        let buffers = HostBuffers::of_guest(&ram, &range).expect("it is RAM");
+        let buffers = HostBuffers::of_guest(ram, &range).expect("it is RAM");
         let request = match kind % 5 {
             0 => Request::Read(sector, buffers),
             1 => Request::Write { sector, buffers, durable: kind & 8 != 0 },

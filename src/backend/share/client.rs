@@ -10,7 +10,7 @@ use super::server::Server;
 use super::table::Limits;
 use crate::arch::layout::MIB;
 use crate::memory::map::{GuestRange, MemoryMap};
-use crate::memory::ram::GuestRam;
+use crate::memory::ram::{GuestRam, RamError};
 use rustix::io::Errno;
 use std::path::Path;
 use std::sync::Arc;
@@ -47,10 +47,25 @@ impl Client {
     /// # Errors
     /// It cannot be shared.
     pub fn new(path: &Path, read_only: bool, limits: Limits) -> Result<Client, ShareError> {
+        let ram = Client::ram().map_err(|error| ShareError::Threads(std::io::Error::other(error)))?;
+        Client::on(Arc::new(ram), path, read_only, limits)
+    }
+
+    /// RAM that a client can work on.
+    ///
+    /// # Errors
+    /// The host has none.
+    pub fn ram() -> Result<GuestRam, RamError> {
+        GuestRam::new(&MemoryMap::new(8 * MIB).expect("a size that RAM can have"))
+    }
+
+    /// A client like [`Client::new`]'s on RAM from [`Client::ram`], which may hold what another one left.
+    ///
+    /// # Errors
+    /// The directory cannot be shared.
+    pub fn on(ram: Arc<GuestRam>, path: &Path, read_only: bool, limits: Limits) -> Result<Client, ShareError> {
         let server = Server::new(path, read_only, limits)?;
-        let map = MemoryMap::new(8 * MIB).expect("a size that RAM can have");
-        let ram = GuestRam::new(&map).map_err(|error| ShareError::Threads(std::io::Error::other(error)))?;
-        Ok(Client { server, user: (0, 0), ram: Arc::new(ram) })
+        Ok(Client { server, user: (0, 0), ram })
     }
 
     /// FUSE_INIT as Linux sends it, everything wished for. Returns the reply.
