@@ -41,6 +41,9 @@ const FLAT16_BASE: u64 = 0x7c00;
 /// Where Hostel loads a flat 64-bit binary.
 const FLAT64_BASE: u64 = 0x1_0000;
 
+/// Where the runtime of Windows programs lies in their memory: `RUNTIME` in `src/process/windows/layout.rs`.
+const WINDOWS_RUNTIME_BASE: u64 = 0x7000_0000;
+
 const fn image(name: &'static str, source: &'static str, entry: &'static str, shape: Shape) -> Image {
     Image { name, source, entry, shape }
 }
@@ -80,7 +83,7 @@ const THREAD_PROGRAMS: [(&str, &str); 2] =
 fn main() {
     println!("cargo:rerun-if-changed=build.rs");
     println!("cargo:rerun-if-changed=Cargo.lock");
-    for folder in ["asm", "bin", "crates", "init", "kernel", "lib", "link", "monitor", "process"] {
+    for folder in ["asm", "bin", "crates", "init", "kernel", "lib", "link", "monitor", "process", "windows"] {
         println!("cargo:rerun-if-changed=guest/{folder}");
     }
     let out = PathBuf::from(env::var_os("OUT_DIR").expect("cargo sets OUT_DIR"));
@@ -103,6 +106,7 @@ fn main() {
         }
         scope.spawn(|| build_initramfs(&out));
         scope.spawn(|| build_thread_programs_for_linux(&out));
+        scope.spawn(|| build_windows_runtime(&out));
     });
     build(&MONITOR, &out, &library);
 }
@@ -174,18 +178,35 @@ fn build(image: &Image, out: &Path, library: &Path) {
     command.arg("--extern").arg(format!("guest={}", library.display()));
     // The names of its functions stay: traces and diagnoses show them.
     command.args(["-C", "strip=debuginfo"]);
+    link(command, base, image.entry);
+    if let Shape::Flat(_) = image.shape {
+        write_flat(&file, base);
+    }
+}
+
+/// Links what `command` compiles for the address `base`.
+fn link(mut command: Command, base: u64, entry: &str) {
     for argument in [
         "-nostartfiles -nostdlib -static -no-pie",
         "-Wl,--build-id=none,--gc-sections,-z,max-page-size=4096",
-        &format!("-Wl,-T,guest/link/guest.ld,--defsym=base={base},-e,{}", image.entry),
+        &format!("-Wl,-T,guest/link/guest.ld,--defsym=base={base},-e,{entry}"),
     ] {
         command.args(["-C", &format!("link-args={argument}")]);
     }
     run(command);
-    if let Shape::Flat(_) = image.shape {
-        let elf = fs::read(&file).expect("the linker wrote the image");
-        fs::write(&file, flatten(&elf, base)).expect("OUT_DIR is writable");
-    }
+}
+
+/// Makes a linked file the bytes that it fills memory with.
+fn write_flat(file: &Path, base: u64) {
+    let elf = fs::read(file).expect("the linker wrote the image");
+    fs::write(file, flatten(&elf, base)).expect("OUT_DIR is writable");
+}
+
+/// Compiles the part of the C runtime that lies in a Windows program's memory. Its table of names is its first byte.
+fn build_windows_runtime(out: &Path) {
+    let file = out.join("windows-runtime");
+    link(rustc(Path::new("guest/windows/runtime.rs"), &file), WINDOWS_RUNTIME_BASE, "EXPORTS");
+    write_flat(&file, WINDOWS_RUNTIME_BASE);
 }
 
 /// Where [`build_crates`] leaves its libraries.

@@ -38,6 +38,8 @@ pub enum Problem {
     Unsupported { found: String },
     #[error("this is {0} for Linux, not a kernel; `hostel exec`, which will run programs, is not in this version")]
     Program(&'static str),
+    #[error("this is a program for Windows, not a kernel; hostel exec runs those")]
+    WindowsProgram,
     #[error("forced to be {0}, which it is not")]
     NotThatFormat(ImageFormat),
     #[error("broken {format}: {what}")]

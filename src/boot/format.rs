@@ -1,6 +1,6 @@
 //! The image formats, the marks of those without a header of their own kind, and the names of what does not boot.
 //!
-//! Sources: Linux boot.rst "The Real-Mode Kernel Header"; Xen pvh.pandoc; Multiboot 0.6.96 §3.1.
+//! Sources: Linux boot.rst "The Real-Mode Kernel Header"; Xen pvh.pandoc; Multiboot 0.6.96 §3.1; PE Format.
 
 use std::fmt;
 
@@ -50,6 +50,19 @@ pub fn is_bzimage(head: &[u8]) -> bool {
 /// Whether the image ends its first sector as a boot sector does.
 pub fn is_boot_sector(head: &[u8]) -> bool {
     head.get(510..512) == Some(&[0x55, 0xaa])
+}
+
+/// Whether the image is a program for Windows, with or without windows of its own (PE Format "Windows Subsystem").
+pub fn is_windows_program(head: &[u8]) -> bool {
+    let number = |at: usize, size| {
+        Some(head.get(at..)?.get(..size)?.iter().rev().fold(0, |number, byte| number << 8 | usize::from(*byte)))
+    };
+    let subsystem = || {
+        let header =
+            number(0x3c, 4).filter(|header| head.get(*header..).is_some_and(|tail| tail.starts_with(b"PE\0\0")))?;
+        number(header + 24 + 68, 2)
+    };
+    head.starts_with(b"MZ") && matches!(subsystem(), Some(2 | 3))
 }
 
 /// Magic numbers of what people hand to a virtual machine monitor by mistake: offset, bytes, name.
@@ -109,6 +122,20 @@ mod tests {
         head[0x202..0x206].copy_from_slice(b"HdrS");
         assert!(is_bzimage(&head));
         assert!(!is_bzimage(&head[..0x205]) && !is_boot_sector(&head[..511]));
+    }
+
+    #[test]
+    fn a_windows_program_has_its_subsystem() {
+        let mut head = vec![0; 0x200];
+        head[..2].copy_from_slice(b"MZ");
+        head[0x3c] = 0x80;
+        head[0x80..0x84].copy_from_slice(b"PE\0\0");
+        for (subsystem, is) in [(3, true), (2, true), (10, false), (1, false)] {
+            head[0x80 + 24 + 68] = subsystem;
+            assert_eq!(is_windows_program(&head), is, "{subsystem}");
+        }
+        head[0x3c..0x40].fill(0xff);
+        assert!(!is_windows_program(&head) && !is_windows_program(b"MZ"));
     }
 
     #[test]

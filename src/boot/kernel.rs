@@ -162,6 +162,7 @@ impl Headers {
             Some(elf) if !elf.fixed => Err(Problem::Program("a dynamic or position-independent program")),
             Some(elf) if elf.class_64 => Ok(Headers::Linux64(elf)),
             None if format::is_boot_sector(head) => Ok(Headers::Flat16),
+            None if format::is_windows_program(head) => Err(Problem::WindowsProgram),
             _ if elf::is_elf(head) => Err(Problem::Unsupported { found: elf::describe(head) }),
             _ => Err(Problem::Unsupported { found: format::describe(head).to_string() }),
         }

@@ -17,4 +17,5 @@ pub mod task;
 pub mod trace;
 pub mod trap;
 pub mod vcpus;
+pub mod windows;
 pub mod world;
