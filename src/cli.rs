@@ -31,7 +31,8 @@ pub enum Verb {
     /// Run, and print every exit of the guest: what trapped, where, and how it was answered
     #[command(after_help = TRACE_EXAMPLES)]
     Trace(Box<TraceConfig>),
-    /// Run a Linux program on a vCPU without a kernel: its system calls are trapped and answered by Hostel
+    /// Run a program for Linux, or a console program for Windows, on a vCPU without a kernel: its system or library calls are trapped and
+    /// answered by Hostel
     #[command(after_help = EXEC_EXAMPLES)]
     Exec(Box<ExecConfig>),
     /// List the sample guests inside this program

@@ -36,7 +36,7 @@ pub enum Problem {
     Changed,
     #[error("{found}, which does not boot. Supported: {SUPPORTED}")]
     Unsupported { found: String },
-    #[error("this is {0} for Linux, not a kernel; `hostel exec`, which will run programs, is not in this version")]
+    #[error("this is {0} for Linux, not a kernel; hostel exec runs those")]
     Program(&'static str),
     #[error("this is a program for Windows, not a kernel; hostel exec runs those")]
     WindowsProgram,

@@ -28,7 +28,7 @@ pub struct ExecConfig {
     #[arg(long)]
     pub allow_write: bool,
 
-    /// Print each system call, as strace does, on standard error
+    /// Print each system call, or library call of a program for Windows, as strace does, on standard error
     #[arg(long)]
     pub trace: bool,
 

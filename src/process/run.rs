@@ -10,10 +10,13 @@ use super::options::ExecConfig;
 use super::paths::{Root, RootError};
 use super::space::Space;
 use super::syscall::names;
+use super::syscall::open::HERE;
 use super::task::{End, Place, Reload, Task};
 use super::trace::{self, Trace};
 use super::trap::{self, TrapError};
 use super::vcpus::{VcpuError, Vcpus};
+use super::windows::guest;
+use super::windows::start::{Invocation, StartError};
 use super::world::{FIRST_ID, Process, World};
 use crate::arch::cpu_state::Registers;
 use crate::memory::map::{MapError, MemoryMap};
@@ -62,6 +65,20 @@ pub enum ExecError {
         /// Why not.
         source: std::io::Error,
     },
+    /// The program's file, where it is one for Windows.
+    #[error("{}: {source}", .program.display())]
+    Foreign {
+        /// What was asked for.
+        program: OsString,
+        /// Why not.
+        source: StartError,
+    },
+    /// Options that mean nothing to it.
+    #[error("{}: --deny and --allow name system calls of Linux, and this is a program for Windows", .program.display())]
+    Rules {
+        /// What was asked for.
+        program: OsString,
+    },
     /// A thread of Hostel's.
     #[error("start a thread for the program: {0}")]
     Thread(std::io::Error),
@@ -75,7 +92,7 @@ impl ExecError {
     pub fn status(&self) -> i32 {
         match self {
             ExecError::Program { source, .. } if source.kind() == std::io::ErrorKind::NotFound => NOT_FOUND,
-            ExecError::Program { .. } => NOT_EXECUTABLE,
+            ExecError::Program { .. } | ExecError::Foreign { .. } => NOT_EXECUTABLE,
             _ => FAILED,
         }
     }
@@ -120,8 +137,12 @@ pub fn run(config: &ExecConfig) -> Result<Finished, ExecError> {
     let status = match ended.recv_timeout(config.timeout.unwrap_or(NO_DEADLINE)) {
         Ok((end, reason)) => {
             let end = end?;
-            if let (End::Killed(signal), Some(reason)) = (end, reason) {
-                said.push(format!("the program was ended by {}: {reason}", trace::signal(signal)));
+            match (end, reason) {
+                (End::Killed(signal), Some(reason)) => {
+                    said.push(format!("the program was ended by {}: {reason}", trace::signal(signal)));
+                }
+                (End::Exited(_), reason) => said.extend(reason),
+                (End::Killed(_), None) => {}
             }
             end.shell_status()
         }
@@ -165,6 +186,7 @@ fn first_task(world: Arc<World>) -> Result<Task, ExecError> {
         clear_at_end: 0,
         end: None,
         reason: None,
+        foreign: None,
         reload: Reload::Program,
         world,
     })
@@ -185,6 +207,9 @@ fn start(task: &mut Task, config: &ExecConfig) -> Result<(), ExecError> {
     let failed = |error: Errno| ExecError::Program { program: config.program[0].clone(), source: error.into() };
     let mut result = Err(Errno::NOENT);
     for path in candidates(&words[0]) {
+        if let Some(file) = guest::find(task, &path) {
+            return start_foreign(task, config, path, &file);
+        }
         match Image::find(task, path, words.clone(), environment.clone()) {
             Err(Errno::NOENT | Errno::NOTDIR) => {}
             Err(Errno::ACCESS) => result = Err(Errno::ACCESS),
@@ -196,6 +221,19 @@ fn start(task: &mut Task, config: &ExecConfig) -> Result<(), ExecError> {
     }
     let image = result.map_err(failed)?;
     task.become_program(&image).map_err(failed)
+}
+
+/// Loads a program of another system into `task`.
+fn start_foreign(task: &mut Task, config: &ExecConfig, path: Vec<u8>, file: &OpenFile) -> Result<(), ExecError> {
+    let program = config.program[0].clone();
+    if !(config.deny.is_empty() && config.allow.is_empty()) {
+        return Err(ExecError::Rules { program });
+    }
+    let arguments = config.program[1..].iter().map(|word| word.clone().into_vec()).collect();
+    let environment = std::env::vars_os().map(|(name, value)| (name.into_vec(), value.into_vec())).collect();
+    let path = task.absolute(HERE, path).unwrap_or_default();
+    let how = Invocation { path, arguments, environment };
+    guest::load(task, file, how).map_err(|source| ExecError::Foreign { program, source })
 }
 
 /// Where a program of this name may be.

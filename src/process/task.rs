@@ -7,6 +7,7 @@ use super::files::{Files, OpenFile};
 use super::load::Image;
 use super::paths::PATH_MAX;
 use super::space::{Access, Space};
+use super::windows::guest::Guest;
 use super::world::{Action, Process, World};
 use crate::arch::cpu_state::{RFLAGS_FIXED, RFLAGS_IF, Registers};
 use crate::bus::bus::lock;
@@ -88,6 +89,8 @@ pub struct Task {
     pub end: Option<End>,
     /// What it did to be killed.
     pub reason: Option<String>,
+    /// What it is where its program is not one of Linux'.
+    pub foreign: Option<Box<Guest>>,
     /// What the vCPU needs before it goes on.
     pub reload: Reload,
 }

@@ -211,7 +211,8 @@ impl Trace {
         self.show(id, &text);
     }
 
-    fn show(&self, id: i32, text: &str) {
+    /// Shows a line of a thread.
+    pub fn show(&self, id: i32, text: &str) {
         // Who reads it may be gone, which is no reason to end the program.
         let _ = lock(&self.out).write_all(format!("[{id}] {text}\n").as_bytes());
     }

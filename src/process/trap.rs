@@ -109,6 +109,9 @@ fn system_call(task: &mut Task) {
     call::call(task);
 }
 
+/// Vector of a page fault.
+const VECTOR_PAGE_FAULT: u64 = 14;
+
 fn page_fault(task: &mut Task, address: u64, error: u64, cs: u64) {
     const WRITE: u64 = 1 << 1;
     const FETCH: u64 = 1 << 4;
@@ -133,7 +136,7 @@ fn page_fault(task: &mut Task, address: u64, error: u64, cs: u64) {
                 Access::Write => "write to",
                 Access::Execute => "execution at",
             };
-            task.kill(libc::SIGSEGV, format!("{what} {address:#x}"));
+            end(task, libc::SIGSEGV, (VECTOR_PAGE_FAULT, Some(address)), format!("{what} {address:#x}"));
         }
     }
 }
@@ -154,5 +157,14 @@ fn exception(task: &mut Task, stack_end: u64, regs: Registers) {
         17 => (libc::SIGBUS, "alignment"),
         _ => (libc::SIGSEGV, "protection"),
     };
-    task.kill(signal, format!("exception {vector} ({name})"));
+    end(task, signal, (vector, None), format!("exception {vector} ({name})"));
+}
+
+/// An exception ends the program; a foreign one is told so in the words of its own system.
+fn end(task: &mut Task, signal: i32, (vector, address): (u64, Option<u64>), reason: String) {
+    let reason = match task.foreign.take() {
+        Some(mut guest) => format!("{}: {reason}", guest.end(task, vector, address)),
+        None => reason,
+    };
+    task.kill(signal, reason);
 }

@@ -26,7 +26,7 @@ int main(int count, char **arguments)
     if (!strcmp(how, "pass"))
         fputs((const char *)8, stdout);
     if (!strcmp(how, "divide"))
-        return 1 / zero;
+        return count / zero;
     if (!strcmp(how, "stack"))
         return deeper((volatile char *)how);
     if (!strcmp(how, "invalid"))
@@ -38,7 +38,7 @@ int main(int count, char **arguments)
     if (!strcmp(how, "abort"))
         abort();
     if (!strcmp(how, "free"))
-        free((void *)how);
+        free((void *)&zero);
     if (!strcmp(how, "loop"))
         for (;;)
             ;

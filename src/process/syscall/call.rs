@@ -4,6 +4,7 @@
 
 use super::table;
 use crate::process::task::Task;
+use crate::process::windows::guest;
 use rustix::io::Errno;
 
 /// Arguments of a call, in order.
@@ -13,6 +14,11 @@ pub type Answer = Result<u64, Errno>;
 
 /// Makes the call that the task's registers ask for, and puts its answer there. The flags and RIP are those behind the call already.
 pub fn call(task: &mut Task) {
+    if let Some(mut guest) = task.foreign.take() {
+        guest::call(task, &mut guest);
+        task.foreign = Some(guest);
+        return;
+    }
     let number = task.regs.rax;
     let regs = &task.regs;
     let arguments = [regs.rdi, regs.rsi, regs.rdx, regs.r10, regs.r8, regs.r9];

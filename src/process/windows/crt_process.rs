@@ -105,9 +105,9 @@ pub(super) fn allocate(call: &mut Call) -> Answer {
 pub(super) fn allocate_clear(call: &mut Call) -> Answer {
     let [count, size] = call.arguments()?;
     let Some(total) = count.checked_mul(size) else { return call.fail(Errno::NOMEM, 0) };
-    match kernel_memory::block(call, total) {
+    match kernel_memory::block_of_zeros(call, total)? {
         0 => call.fail(Errno::NOMEM, 0),
-        block => kernel_memory::clear(call, block, total),
+        block => Ok(block),
     }
 }
 

@@ -18,7 +18,7 @@ pub type Handler = fn(&mut Call) -> Answer;
 /// How an import is answered.
 #[derive(Clone, Copy, Debug)]
 pub enum Binding {
-    /// By a trap to this handler. The letters say what its arguments are, for the trace: `h`andle, `p`ointer, `n`umber, `i`nteger
+    /// By a trap to this handler. The letters say what its arguments are, for the trace: `h`andle, `p`ointer or flags, `n`umber, `i`nteger
     /// with a sign, `s`: text, `w`: wide text, `.`: any number of others.
     Trap(Handler, &'static str),
     /// By code in the program's memory.
@@ -63,7 +63,7 @@ const fn variable(name: &'static str, offset: u64, about: &'static str) -> Funct
 #[rustfmt::skip]
 pub const FUNCTIONS: &[Function] = &[
     kernel("CloseHandle", kernel_files::close, "h", "closes a file"),
-    kernel("CreateFileA", kernel_files::create, "snnpnnh", "opens or makes a file"),
+    kernel("CreateFileA", kernel_files::create, "spnpnph", "opens or makes a file"),
     kernel("CreateSemaphoreW", kernel_wait::create, "pnnw", "makes a semaphore"),
     kernel("DeleteCriticalSection", process::nothing, "p", "forgets a lock"),
     kernel("DeleteFileA", kernel_files::delete, "s", "removes a file"),
@@ -109,9 +109,9 @@ pub const FUNCTIONS: &[Function] = &[
     kernel("TlsFree", kernel_process::free_slot, "n", "gives a slot back"),
     kernel("TlsGetValue", kernel_process::slot_value, "n", "reads a slot"),
     kernel("TlsSetValue", kernel_process::set_slot, "np", "writes a slot"),
-    kernel("VirtualAlloc", kernel_memory::allocate, "pnnn", "makes pages"),
-    kernel("VirtualFree", kernel_memory::free, "pnn", "takes pages away"),
-    kernel("VirtualProtect", kernel_memory::protect, "pnnp", "changes what may be done with pages"),
+    kernel("VirtualAlloc", kernel_memory::allocate, "pnpp", "makes pages"),
+    kernel("VirtualFree", kernel_memory::free, "pnp", "takes pages away"),
+    kernel("VirtualProtect", kernel_memory::protect, "pnpp", "changes what may be done with pages"),
     kernel("VirtualQuery", kernel_memory::query, "ppn", "what lies at an address"),
     kernel("WaitForSingleObject", kernel_wait::wait, "hn", "takes from a semaphore"),
     kernel("WideCharToMultiByte", kernel_text::from_wide, "nnpipipp", "16-bit units become bytes"),

@@ -22,6 +22,8 @@ pub struct Heap {
     base: u64,
     end: u64,
     limit: u64,
+    /// What lies from here on was in no block yet, and so is zero.
+    untouched: u64,
     /// Blocks in use: their bytes, rounded up, and as they were asked for.
     used: BTreeMap<u64, (u64, u64)>,
     /// Free ranges by address; two never touch.
@@ -33,12 +35,25 @@ pub struct Heap {
 impl Heap {
     /// An empty heap between two addresses.
     pub fn new(base: u64, limit: u64) -> Heap {
-        Heap { base, end: base, limit, used: BTreeMap::new(), free: BTreeMap::new(), by_size: BTreeSet::new() }
+        Heap {
+            base,
+            end: base,
+            limit,
+            untouched: base,
+            used: BTreeMap::new(),
+            free: BTreeMap::new(),
+            by_size: BTreeSet::new(),
+        }
     }
 
     /// The addresses that it has taken so far.
     pub fn range(&self) -> Range<u64> {
         self.base..self.end
+    }
+
+    /// The first address that was in no block yet: from there on memory is zero.
+    pub fn untouched(&self) -> u64 {
+        self.untouched
     }
 
     /// A block of `size` bytes; `None`: there is no memory left.
@@ -60,6 +75,7 @@ impl Heap {
             self.give(start + room, free - room);
         }
         self.used.insert(start, (room, size));
+        self.untouched = self.untouched.max(start + room);
         Some(start)
     }
 

@@ -196,7 +196,8 @@ impl Image {
             return malformed("its thread storage leaves the image");
         };
         let zeros = u64::from(zeros);
-        let size = end.checked_sub(start).filter(|size| size + zeros <= THREAD_STORAGE_MAX);
+        let fits = |size: &u64| size.checked_add(zeros).is_some_and(|total| total <= THREAD_STORAGE_MAX);
+        let size = end.checked_sub(start).filter(fits);
         let template = size.and_then(|size| bytes.range(start.checked_sub(self.base)?, size));
         let index_inside = index.checked_sub(self.base).is_some_and(|index| bytes.u32(index).is_some());
         let callbacks_inside =
@@ -253,6 +254,17 @@ mod tests {
         let storage = Image::lay_out(&pe, 0x2_0000_0000).unwrap().thread_storage(&pe).unwrap().unwrap();
         assert_eq!((storage.template.as_slice(), storage.zeros), (&b"template"[..], 8));
         assert_eq!((storage.index, storage.callbacks), (0x2_0000_2000, 0));
+    }
+
+    #[test]
+    fn thread_storage_of_any_size_is_refused() {
+        let mut file = Program::default().build();
+        let at = 0x600 + 0x40;
+        for (start, end) in [(0, u64::MAX), (u64::MAX, 0), (0, 1), (0x1_4000_3fff, 0x1_4000_4001)] {
+            file[at..at + 16].copy_from_slice(&[start, end].map(u64::to_le_bytes).concat());
+            let pe = Pe::parse(&file).unwrap();
+            assert!(Image::lay_out(&pe, pe.base).unwrap().thread_storage(&pe).is_err(), "{start:#x} {end:#x}");
+        }
     }
 
     proptest! {

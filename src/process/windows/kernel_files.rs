@@ -78,7 +78,7 @@ pub(super) fn create(call: &mut Call) -> Answer {
     };
     // CREATE_ALWAYS and OPEN_ALWAYS tell whether the file was there.
     let was_there = matches!(disposition as u32, 2 | 4)
-        && call.files.open(&path, OFlags::RDONLY).map(|file| call.files.close(file)).is_ok();
+        && call.files.open(&path, OFlags::PATH).map(|file| call.files.close(file)).is_ok();
     match call.files.open(&path, how | creation) {
         Ok(file) => match call.process.open_handle(file) {
             Some(handle) => call.refuse(if was_there { ERROR_ALREADY_EXISTS } else { 0 }, handle),

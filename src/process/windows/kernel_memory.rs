@@ -120,8 +120,16 @@ pub(super) fn query(call: &mut Call) -> Answer {
     Ok(INFORMATION_SIZE)
 }
 
-/// Makes a block zero: what was freed before may have left something.
-pub(super) fn clear(call: &mut Call, block: u64, size: u64) -> Answer {
+/// A block of zeros; 0: there is no memory left. Only what was in a block before is cleared, so that a large one takes nothing
+/// until it is touched.
+pub(super) fn block_of_zeros(call: &mut Call, size: u64) -> Answer {
+    let untouched = call.process.heap.untouched();
+    let block = block(call, size);
+    clear(call, block, untouched.saturating_sub(block).min(if block == 0 { 0 } else { size }))
+}
+
+/// Makes bytes zero.
+fn clear(call: &mut Call, block: u64, size: u64) -> Answer {
     let zeros = [0; CHUNK];
     for at in (0..size).step_by(CHUNK) {
         call.put(block + at, &zeros[..(size - at).min(CHUNK as u64) as usize])?;
@@ -160,11 +168,8 @@ pub(super) fn heap(_: &mut Call) -> Answer {
 
 pub(super) fn heap_allocate(call: &mut Call) -> Answer {
     let [_, flags, size] = call.arguments()?;
-    match block(call, size) {
-        0 => call.refuse(ERROR_NOT_ENOUGH_MEMORY, 0),
-        block if flags & HEAP_ZERO_MEMORY != 0 => clear(call, block, size),
-        block => Ok(block),
-    }
+    let block = if flags & HEAP_ZERO_MEMORY != 0 { block_of_zeros(call, size)? } else { block(call, size) };
+    if block == 0 { call.refuse(ERROR_NOT_ENOUGH_MEMORY, 0) } else { Ok(block) }
 }
 
 pub(super) fn heap_free(call: &mut Call) -> Answer {
@@ -238,6 +243,17 @@ mod tests {
         }
         assert_eq!(query(&mut desk.call([u64::MAX, Desk::SPACE, 48, 0])), Ok(0));
         assert_eq!(query(&mut desk.call([0, Desk::SPACE, 48, 0])), Ok(48));
+    }
+
+    #[test]
+    fn zeros_are_zeros_the_second_time_too() {
+        let mut desk = Desk::new();
+        let first = block_of_zeros(&mut desk.call([0; 4]), 64).unwrap();
+        desk.memory.write(first, &[1; 64]).unwrap();
+        assert!(desk.process.heap.release(first));
+        let second = block_of_zeros(&mut desk.call([0; 4]), 100).unwrap();
+        assert_eq!((second, desk.memory.text_at(second, 100)), (first, vec![0; 100]));
+        assert_eq!(block_of_zeros(&mut desk.call([0; 4]), u64::MAX), Ok(0));
     }
 
     #[test]

@@ -20,6 +20,7 @@ mod fake;
 #[cfg(test)]
 mod fixture;
 pub mod functions;
+pub mod guest;
 pub mod heap;
 pub mod image;
 mod kernel_files;

@@ -1,7 +1,7 @@
 //! The C runtime's streams: buffers over files, and the translation of line ends.
 //!
 //! A text stream writes `\r\n` for `\n`, reads `\n` for `\r\n` and ends at Ctrl-Z. Output is held back up to a block, but on terminals,
-//! on standard error and on streams set so, where each call writes. However the program ends, what was held back is written.
+//! on standard error and on streams set so, where each call writes. At the program's end, a bad one too, what was held back is written.
 //! Leaves out wide streams and text files in Unicode.
 //! Source: Microsoft "Text and binary mode file I/O", "setvbuf".
 
