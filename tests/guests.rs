@@ -236,6 +236,44 @@ const RUNS: &[Run] = &[
     },
     Run { guest: "shell", arguments: &["shell", "--", "exit", "5"], input: "", console: "", status: 11 },
     Run { guest: "shell", arguments: &["shell", "--", "exit", "0x145"], input: "", console: "", status: 0x45 << 1 | 1 },
+    // Two programs that never give the processor away share one.
+    Run {
+        guest: "shell",
+        arguments: &["shell", "--expect", "A[AB\\n]*B[AB\\n]*A[AB\\n]*B[AB\\n]*A", "--", "spin A & spin B"],
+        input: "",
+        console: "(?s)\\[1\\]\n[AB\n]*",
+        status: 0,
+    },
+    Run {
+        guest: "shell",
+        arguments: &["--cpus", "2"],
+        input: "spin A 1 & spin B 1 & ps\nwait\nlocks 5000\nvectors 1 & vectors 1\nwait\nps\n",
+        console: "(?s)Hostel's.*\\[1\\]\n\\[2\\]\npid tid .*\n1 1 ready .* spin\n2 2 ready .* spin\n> wait\n(A\n|B\n){10}.*ended, status 0\n\
+            > locks 5000\nwith the mutex 20000 of 20000, without [0-9]+\nhanded over 100 numbers, their sum is 5050\n\
+            > vectors 1 & vectors 1\n\\[4\\]\na vector register changed 0 times\n.*\
+            a vector register changed 0 times\n.*> ps\npid tid [a-z0-9 ]*\n> \n",
+        status: 0,
+    },
+    // What is not a process's own: the process alone is ended.
+    Run {
+        guest: "shell",
+        arguments: &[],
+        input: "trespass kernel\ntrespass code\ntrespass port\ntrespass process\nlocks 100\n",
+        console: "(?s)Hostel's.*> trespass kernel\nprocess 1 \\(trespass\\), thread 1: killed by #PF, reading from 0x100000, \
+            the kernel's memory, at 0x80.*it was ended by exception 14\n> trespass code\nprocess 2 .* #PF, writing to 0x80.*, \
+            which it may not, .*> trespass port\nprocess 3 .* #GP, .*> trespass process\n\
+            a process has 0x5ec2e7 at 0x8100000000\n(and still has 0x5ec2e7 there\n)?\
+            process 6 .* #PF, reading from 0x8100000000, which is not its memory, .*\n(and still has 0x5ec2e7 there\n)?\
+            > locks 100\nwith the mutex 400 of 400.*> \n",
+        status: 0,
+    },
+    Run {
+        guest: "shell",
+        arguments: &["--cpus", "3"],
+        input: "hostile\nlocks 100\n",
+        console: "(?s)Hostel's.*the kernel is well after 8 hostile processes\n> locks 100\nwith the mutex 400 of 400.*> \n",
+        status: 0,
+    },
     Run { guest: "shell", arguments: &["shell", "--", "reboot"], input: "", console: "", status: 0 },
     Run { guest: "shell", arguments: &["shell", "--", "halt"], input: "", console: "", status: 0 },
 ];

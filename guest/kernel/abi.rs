@@ -56,18 +56,20 @@ pub mod number {
     pub const USAGE: u64 = 19;
     /// `(*mut Row, rows)` -> how many there are: the threads of all processes; at most `rows` are written.
     pub const SNAPSHOT: u64 = 20;
-    /// `(name, name_bytes)` -> descriptor: [`super::NET`], [`super::DISK`], [`super::CONSOLE`] or the name of a file in the disk's archive.
+    /// `(name, name_bytes)` -> descriptor: [`super::NET`], [`super::DISK`] or [`super::CONSOLE`]. Files are what a program makes
+    /// of the disk.
     pub const OPEN: u64 = 21;
     /// `(descriptor)` -> 0.
     pub const CLOSE: u64 = 22;
-    /// `(descriptor, *mut u8, bytes, offset, flags)` -> bytes read; 0 at the end. A console waits for what is typed, a network card
-    /// for a frame, of which what does not fit is lost; neither has offsets. A file or disk waits for the device, and gives at most
-    /// [`super::FILE_READ_MAX`] bytes and none across a multiple of that. With [`super::NO_BLOCK`] such a wait is
-    /// [`super::Error::Again`]; a file's read has then begun, [`POLL`] tells when it is done, and the same call gives the bytes.
+    /// `(descriptor, *mut u8, bytes, offset, flags)` -> bytes read; 0 at the end. A console waits for what is typed (in the
+    /// background it is at its end), a network card for a frame, of which what does not fit is lost; neither has offsets. A disk gives
+    /// at most [`super::FILE_READ_MAX`] bytes and none across a multiple of that; each descriptor keeps the part that it read last.
+    /// With [`super::NO_BLOCK`] a wait is [`super::Error::Again`]; a disk's read has then begun, [`POLL`] tells when it is done, and
+    /// the same call gives the bytes.
     pub const READ: u64 = 23;
     /// `(descriptor, *const u8, bytes)` -> bytes written: to the console, or one frame to the network card.
     pub const WRITE: u64 = 24;
-    /// `(descriptor)` -> bytes of the file or disk.
+    /// `(descriptor)` -> bytes of the disk.
     pub const SIZE: u64 = 25;
     /// `(*mut Poll, entries, timeout_ns, *const u32 or null, expected)` -> how many are ready: waits until one is, or the time is over
     /// (0). With an address it also returns 0 when the word there is not `expected`, or becomes so and [`FUTEX_WAKE`] is called there.
@@ -102,7 +104,7 @@ pub const NAME_BYTES_MAX: u64 = 64;
 pub const ARGUMENT_BYTES_MAX: u64 = 512;
 /// Most bytes that one [`number::WRITE`] to the console takes; it writes the first so many of more.
 pub const WRITE_MAX: u64 = 256;
-/// Most bytes that one read of a file gives.
+/// Most bytes that one read of the disk gives.
 pub const FILE_READ_MAX: u64 = PAGE;
 /// Most bytes of a frame: Ethernet's 1514.
 pub const FRAME_BYTES_MAX: u64 = 1514;
@@ -267,7 +269,7 @@ pub const WRITABLE: u32 = 1 << 1;
 /// [`Poll::ready`]: no such descriptor.
 pub const INVALID: u32 = 1 << 2;
 
-/// A descriptor that [`number::POLL`] looks at. For a file, readable is: the read that began last has ended.
+/// A descriptor that [`number::POLL`] looks at. For a disk, readable is: the read that began last has ended.
 #[repr(C)]
 #[derive(Clone, Copy, Default)]
 pub struct Poll {

@@ -50,11 +50,6 @@ impl<const LINK: usize> List<LINK> {
         self.insert_after(self.last.get(), thread);
     }
 
-    /// Puts `thread` at the start.
-    pub fn push_first(&self, thread: &'static Thread) {
-        self.insert_after(None, thread);
-    }
-
     /// Puts `thread` where the order says: behind the last that may stand before it, looked for from the end.
     pub fn insert_sorted(&self, thread: &'static Thread, may_precede: impl Fn(&Thread) -> bool) {
         let mut place = self.last.get();

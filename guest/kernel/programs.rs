@@ -30,6 +30,8 @@ pub static PROGRAMS: &[Program] = &[
     program!("spin", " WORD [SECONDS]", "work without end, or so long, and say the word each 200 ms"),
     program!("trespass", " kernel|process|code|port", "touch what is not its own, and be ended"),
     program!("locks", " [COUNT]", "four threads count, with a mutex and a condition variable"),
+    program!("calls", " [ROUNDS]", "what the kernel's services take"),
+    program!("hostile", "", "make every call with arguments that make no sense"),
     program!("vectors", " [SECONDS]", "check that the vector registers stay its own"),
     program!(
         "threads",

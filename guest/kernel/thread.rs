@@ -174,7 +174,7 @@ impl Thread {
         process.thread_count.set(process.thread_count.get() - 1);
         self.state.set(State::Free);
         self.process.set(None);
-        FREE.push_first(self);
+        FREE.push(self);
     }
 }
 

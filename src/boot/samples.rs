@@ -203,7 +203,7 @@ pub static SAMPLES: &[Sample] = &[
     },
     Sample {
         name: "shell",
-        shows: "the default: a tiny kernel with a prompt (help, cpuid, mem, peek, in, out, time, trap)",
+        shows: "the default: a small kernel with a prompt, which runs ring-3 programs (help and programs list what there is)",
         ends: "powers off on poweroff or end of input: 0",
         image: image!("shell"),
         irqchip: Irqchip::Split,
