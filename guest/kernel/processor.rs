@@ -7,7 +7,7 @@ use core::arch::asm;
 use core::cell::Cell;
 use core::hint::spin_loop;
 use core::ptr::{addr_of, addr_of_mut};
-use core::sync::atomic::{AtomicBool, Ordering};
+use core::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
 use guest::acpi::{Entry, for_each_madt_entry};
 use guest::interrupt::{self, Frame};
@@ -75,7 +75,8 @@ struct Stack<const BYTES: usize> {
 }
 
 static CPUS: Locked<[Cpu; CPUS_MAX]> = Locked([const { Cpu::new() }; CPUS_MAX]);
-static COUNT: Locked<Cell<u64>> = Locked(Cell::new(0));
+/// How many have their tables. Atomic, for a processor counts itself before it has the lock.
+static COUNT: AtomicU64 = AtomicU64::new(0);
 static mut TABLES: [Tables; CPUS_MAX] = [const { Tables { gdt: [0; 9], tss: [0; 26] } }; CPUS_MAX];
 static mut STACKS: [Stack<STACK_BYTES>; CPUS_MAX] = [const { Stack { _bytes: [0; STACK_BYTES] } }; CPUS_MAX];
 static mut EMERGENCY: [Stack<EMERGENCY_BYTES>; CPUS_MAX] = [const { Stack { _bytes: [0; EMERGENCY_BYTES] } }; CPUS_MAX];
@@ -151,7 +152,7 @@ impl Cpu {
 
 /// How many processors run.
 pub fn count() -> u64 {
-    COUNT.get()
+    COUNT.load(Ordering::Acquire)
 }
 
 /// The processors that run.
@@ -202,8 +203,13 @@ pub fn init(info: &StartInfo) {
             && u32::from(id) != first
             && count() < CPUS_MAX as u64
         {
-            // It waits for the lock as soon as it has its tables.
-            if !smp::start(id.into(), run_started) {
+            // It counts itself when it has its tables, and waits for the lock; only then may the next take the next tables.
+            let before = count();
+            if smp::start(id.into(), run_started) {
+                while count() == before {
+                    spin_loop();
+                }
+            } else {
                 guest::print!("processor ", u64::from(id), " does not start\n");
             }
         }
@@ -211,17 +217,20 @@ pub fn init(info: &StartInfo) {
     apic::prepare_timer();
 }
 
-/// What a started processor runs: nothing, until there is something.
+/// What a started processor runs: nothing, until there is something. On its own stack, by which it is known.
 fn run_started() {
-    begin(apic::id());
+    let cpu = begin(apic::id());
     apic::prepare_timer();
-    let cpu = get(count() - 1);
-    scheduler::begin_idle(cpu)
+    // SAFETY: nothing on the old stack is needed any more.
+    unsafe {
+        asm!("mov rsp, {}", "call {}", in(reg) cpu.stack_top(), in(reg) scheduler::begin_idle as *const (),
+            options(noreturn));
+    }
 }
 
 /// Gives the next processor, which executes this, its tables. One at a time.
-fn begin(apic_id: u32) {
-    let index = COUNT.get() as usize;
+fn begin(apic_id: u32) -> &'static Cpu {
+    let index = count() as usize;
     CPUS[index].apic_id.set(apic_id);
     CPUS[index].root.set(kernel_root());
     // SAFETY: statics that are this processor's alone from here on.
@@ -249,7 +258,8 @@ fn begin(apic_id: u32) {
     }
     trap::load();
     write_msr(EFER, EFER_BITS);
-    COUNT.set(index as u64 + 1);
+    COUNT.store(index as u64 + 1, Ordering::Release);
+    get(index as u64)
 }
 
 /// Interrupts a processor, unless it is this one, so that it looks at what is to be done.

@@ -125,8 +125,9 @@ fn choose(cpu: &'static Cpu) -> ! {
     }
 }
 
-/// A processor begins, without work and without the lock.
-pub fn begin_idle(cpu: &'static Cpu) -> ! {
+/// A processor begins, without work and without the lock, on its own stack.
+pub extern "C" fn begin_idle() -> ! {
+    let cpu = processor::this();
     processor::lock(cpu);
     choose(cpu)
 }

@@ -158,6 +158,11 @@ impl Space {
         write64(at + 8, end);
     }
 
+    /// Whether memory is to appear at `address`.
+    pub fn is_due(&self, address: u64) -> bool {
+        self.find(address).is_some()
+    }
+
     /// The range with `address` in it.
     fn find(&self, address: u64) -> Option<(u64, u64)> {
         (0..self.range_count.get())

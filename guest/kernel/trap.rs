@@ -108,10 +108,11 @@ extern "C" fn kernel_interrupted(context: u64) -> ! {
     // Before anything else can fault; and a processor that waits here to flush would wait for a holder that waits for it.
     let address = if vector == u64::from(interrupt::PAGE_FAULT) { cpu::page_fault_address() } else { 0 };
     let cpu = processor::get(thread.cpu.get());
-    if !is_exception {
+    // What the LAPIC withdrew needs no end.
+    if !is_exception && vector != u64::from(SPURIOUS) {
         if vector == u64::from(processor::FLUSH) {
             processor::flush_if_asked(cpu.index());
-        } else if vector != u64::from(SPURIOUS) {
+        } else {
             note(vector);
             cpu.timer_fired.set(cpu.timer_fired.get() | (vector == u64::from(processor::TIMER)));
         }
@@ -164,6 +165,7 @@ fn exception(thread: &'static Thread, vector: u64, address: u64) {
     if is_page_fault {
         print!(Hex(address));
         print!(match () {
+            () if process.space.is_due(address) && code & FORBIDDEN == 0 => ", for which there is no memory left",
             () if address < USER_BASE => ", the kernel's memory",
             () if code & FORBIDDEN != 0 => ", which it may not",
             () => ", which is not its memory",
