@@ -60,9 +60,9 @@ fn draw(seed: u64) -> u64 {
             number::SLEEP => arguments[0] %= 1000,
             number::FUTEX_WAIT | number::POLL => arguments[2] %= 1000,
             number::WAIT | number::THREAD_JOIN => arguments[2] |= NO_BLOCK,
+            // The console is left to those who have something to say, or to read.
+            number::READ | number::WRITE if arguments[0] < 2 => arguments[0] += 2,
             number::READ => arguments[4] |= NO_BLOCK,
-            // The console is left to those who have something to say.
-            number::WRITE if arguments[0] < 2 => arguments[0] += 2,
             _ => {}
         }
         // SAFETY: none, on purpose: the process is here to be broken.
