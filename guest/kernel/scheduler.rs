@@ -120,6 +120,8 @@ fn choose(cpu: &'static Cpu) -> ! {
         processor::unlock();
         cpu::wait_for_interrupt();
         processor::lock(cpu);
+        // Perhaps it was the timer, and that a moment early by our clock: it does not fire again by itself.
+        cpu.timer_ns.set(u64::MAX);
         IDLE.set(IDLE.get() & !(1 << cpu.index()));
         trap::events();
     }

@@ -114,7 +114,10 @@ extern "C" fn kernel_interrupted(context: u64) -> ! {
             processor::flush_if_asked(cpu.index());
         } else {
             note(vector);
-            cpu.timer_fired.set(cpu.timer_fired.get() | (vector == u64::from(processor::TIMER)));
+            if vector == u64::from(processor::TIMER) {
+                cpu.timer_fired.set(true);
+                cpu.timer_ns.set(u64::MAX);
+            }
         }
         apic::end_of_interrupt();
     }
