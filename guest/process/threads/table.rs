@@ -36,7 +36,7 @@ const UNKNOWN: Cell = Cell::Text("-");
 /// Prints what was found out.
 pub fn print(question: Question, columns: &[Option<Column>]) {
     let Question { threads, cpus, .. } = question;
-    line!("{threads} threads, {cpus} processors");
+    line!("threads: {threads}, processors: {cpus}");
     row(format_args!(""), columns, |column| Cell::Text(column.name));
     cost("create and join a thread", columns, |figures| figures.create);
     cost("switch", columns, |figures| figures.switch);
