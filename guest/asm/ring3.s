@@ -51,7 +51,7 @@ ring3_system_call:
     push 0x33
     push rcx
     push 0                      # no error code
-    push 63
+    push 62
     jmp interrupt_common
 
 # To where a frame says. RDI: the frame.

@@ -62,8 +62,12 @@ static PASSED: AtomicU64 = AtomicU64::new(0);
 /// Whether each trap is told.
 static TRACE: AtomicBool = AtomicBool::new(false);
 
+/// FPU control word and MXCSR at the start, the latter at offset 24.
+const FPU_CONTROL: u128 = 0x37f;
+const MXCSR: u128 = 0x1f80;
+
 #[repr(align(16))]
-struct Aligned(#[allow(dead_code, reason = "FXSAVE and FXRSTOR use it")] u128);
+struct Aligned(u128);
 
 #[unsafe(no_mangle)]
 extern "C" fn guest_main(boot_information: u64) -> ! {
@@ -89,6 +93,10 @@ extern "C" fn guest_main(boot_information: u64) -> ! {
     let umip = machine::take_over(umip, trap);
     print!("a monitor in ring 0, guests in ring 3; code is ", if scan { "scanned" } else { "not scanned" });
     print!(", UMIP is ", if umip { "on\n" } else { "off\n" });
+    // SAFETY: as after FNINIT and reset: all exceptions masked (Intel SDM vol. 1 §8.1.5, §10.2.3). The guests do not run yet.
+    for area in unsafe { &mut *addr_of_mut!(VECTORS) } {
+        (area[0].0, area[1].0) = (FPU_CONTROL, MXCSR << 64);
+    }
     let first = vm_at(0);
     first.counts.turns = 1;
     machine::load_data_segments();
@@ -245,6 +253,10 @@ fn go_on(frame: &mut Frame) {
         switch(frame, current, next);
     }
     let vm = vm_at(next);
+    // IRET to an address that is none would fault here, in ring 0: SYSRET may lead to one, and the end of what is canonical.
+    if !vm::is_canonical(frame.rip) {
+        vm.raise(frame, vm::PROTECTION);
+    }
     vm.interrupt(frame);
     vm.shadowed = false;
     machine::switch_tables(vm.shadow.root(vm.user));

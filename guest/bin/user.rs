@@ -112,7 +112,6 @@ extern "C" fn guest_main(_boot_information: u64) -> ! {
     create(0, 0);
     create(1, addr_of!(user_program) as u64);
     print!("two programs, each in ring 3 and in an address space of its own\n");
-    apic::start_timer(TIMER, TURN_MS);
     load_root(0);
     // SAFETY: `create` has filled the frame.
     unsafe { ring3::resume(process(0).frame.as_ptr()) }
@@ -166,7 +165,15 @@ fn turn(frame: &mut Frame) {
 fn call(frame: &mut Frame) {
     let number = current() as u64 + 1;
     match frame.registers[14] {
-        START => print!("program ", number, " starts\n"),
+        START => {
+            print!("program ", number, " starts\n");
+            // Turns begin when all have started.
+            if current() + 1 < PROGRAMS {
+                switch(frame);
+            } else {
+                apic::start_timer(TIMER, TURN_MS);
+            }
+        }
         TELL => {
             print!(
                 "program ",

@@ -71,7 +71,7 @@ unsafe extern "C" {
 }
 
 /// The vector in the frame of a system call.
-pub const SYSTEM_CALL: u8 = 63;
+pub const SYSTEM_CALL: u8 = 62;
 /// EFER, with the bit for SYSCALL, and SYSCALL's own: segments; where it goes in 64-bit and in 32-bit code; flags that it clears.
 const EFER: u32 = 0xc000_0080;
 const EFER_SCE: u64 = 1 << 0;

@@ -469,8 +469,3 @@ impl Vm {
         Ok(Kind::Device)
     }
 }
-
-/// Whether bits 47 to 63 are the same.
-fn is_canonical(address: u64) -> bool {
-    (address << 16) as i64 >> 16 == address as i64
-}

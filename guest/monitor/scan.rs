@@ -23,6 +23,8 @@ use crate::vm::Vm;
 /// Most instructions that are patched in one guest (a kernel of 600 instructions has twenty), and branches that wait to be followed.
 const PATCHES: usize = 256;
 const BRANCHES: usize = 256;
+/// Most instructions that are looked at at once: the other guest waits meanwhile.
+const AT_ONCE: u64 = 50_000;
 /// Most addresses from which code was followed.
 const ROOTS: usize = 128;
 /// HLT: one byte, so it fits in the place of any instruction.
@@ -50,6 +52,8 @@ pub struct Scan {
     roots: [(u64, bool); ROOTS],
     rooted: usize,
     is_stale: bool,
+    /// How many instructions may have been looked at before it is too much.
+    most: u64,
     /// The page that was looked at last, linear and in the guest's RAM.
     linear_page: u64,
     page: u64,
@@ -71,6 +75,7 @@ impl Vm {
             return;
         }
         let scanned = self.counts.scanned;
+        self.scan.most = scanned + AT_ONCE;
         self.follow(linear);
         if self.counts.scanned > scanned && !self.scan.is_stale {
             if self.scan.rooted == ROOTS {
@@ -87,6 +92,9 @@ impl Vm {
                 }
             }
         }
+        if self.counts.scanned == self.scan.most {
+            self.end("ended by the monitor: more code than it can look at");
+        }
     }
 
     /// Looks at the code that is reached from `linear`, as far as nobody has.
@@ -95,7 +103,7 @@ impl Vm {
         (self.scan.waiting, self.scan.linear_page) = (0, u64::MAX);
         let (mut next, mut changed) = (Some(linear), false);
         while let Some(mut at) = next {
-            while self.look_at(at, instruction, &mut changed) {
+            while self.counts.scanned < self.scan.most && self.look_at(at, instruction, &mut changed) {
                 let after = at.wrapping_add(instruction.length);
                 let target = after.wrapping_add(instruction.immediate);
                 let target = if self.long { target } else { target & 0xffff_ffff };

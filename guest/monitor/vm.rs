@@ -188,8 +188,11 @@ impl Vm {
     /// Loads CS from the guest's descriptor table and goes to `rip`.
     ///
     /// # Errors
-    /// #GP: there is no such code segment, or not for the ring that the selector asks for.
+    /// #GP: there is no such code segment, or not for the ring that the selector asks for, or no such address.
     pub fn jump(&mut self, frame: &mut Frame, selector: u16, rip: u64) -> Result<(), Fault> {
+        if !is_canonical(rip) {
+            return Err(PROTECTION);
+        }
         let descriptor = self.descriptor(selector)?;
         let ring = (descriptor >> 45 & 3) as u16;
         // Present and code. A conforming segment has the ring of who enters it; none of the guests' tables has one.
@@ -247,6 +250,11 @@ impl Vm {
     pub fn ram_at(&self, address: u64, bytes: u64) -> Option<u64> {
         (address < RAM_BYTES && bytes <= RAM_BYTES - address).then(|| self.ram + address)
     }
+}
+
+/// Whether bits 47 to 63 are the same.
+pub fn is_canonical(address: u64) -> bool {
+    (address << 16) as i64 >> 16 == address as i64
 }
 
 /// The base in the first eight bytes of a descriptor.
