@@ -40,6 +40,7 @@ pub static PROGRAMS: &[Program] = &[
     ),
     program!("race", " [--model n:1|1:1|m:n]", "threads add to a counter, without a mutex and with one"),
     program!("switch", "", "what a switch to another process takes, and to another thread"),
+    program!("server", " single|workers|states [WORKERS] [ADDRESS/BITS]", "serve the disk's files by HTTP"),
 ];
 
 /// The program of this name.

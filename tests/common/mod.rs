@@ -10,4 +10,5 @@ pub mod lab_image;
 pub mod linux_guest;
 pub mod scratch;
 pub mod session;
+pub mod site;
 pub mod trial;

@@ -25,3 +25,8 @@ pub fn archive(files: &[(String, Vec<u8>)]) -> Vec<u8> {
     disk.resize(disk.len() + 2 * BLOCK, 0);
     disk
 }
+
+/// So many bytes that tell their file and their place in it.
+pub fn content(bytes: usize, seed: usize) -> Vec<u8> {
+    (0..bytes).map(|at| (at * 31 + at / 251 + seed * 7) as u8).collect()
+}

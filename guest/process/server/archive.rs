@@ -3,7 +3,7 @@
 //! Pure: what a header says. Left out: links, directories, names above what http.rs takes, and the extensions of pax.
 //! Source: POSIX.1-2017 `pax` "ustar Interchange Format".
 
-use crate::http::Name;
+use super::http::Name;
 
 /// Bytes of a header, and what content is rounded up to.
 pub const BLOCK: u64 = 512;

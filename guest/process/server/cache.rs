@@ -6,8 +6,8 @@ use crate::http::Name;
 use crate::memory;
 
 /// Most files, and most bytes of one.
-const FILES_MAX: usize = 32;
-const FILE_BYTES_MAX: usize = 16 << 10;
+const FILES_MAX: usize = 64;
+const FILE_BYTES_MAX: usize = 4 << 10;
 
 /// The files.
 pub struct Cache(Guarded<[Entry; FILES_MAX]>);

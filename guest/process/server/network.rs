@@ -101,7 +101,7 @@ impl Network {
                 break;
             }
         }
-        self.interface.poll_egress(now, &mut self.card, &mut self.sockets);
+        self.flush();
         self.look_for_an_address();
         let slots = self.handles.iter().zip(&self.released_ms).zip(&self.taken);
         for ((&handle, &released_ms), _) in slots.filter(|(_, taken)| !**taken) {
@@ -115,6 +115,11 @@ impl Network {
                 let _ = socket.listen(self.port);
             }
         }
+    }
+
+    /// Sends what is due.
+    pub fn flush(&mut self) {
+        self.interface.poll_egress(self.clock.now(), &mut self.card, &mut self.sockets);
     }
 
     /// Nanoseconds until [`Network::run`] has something to do though nothing comes, at most `most`.
@@ -136,7 +141,8 @@ impl Network {
 
     /// Whether somebody new is connected by this number; the server has the connection from then on.
     pub fn accept(&mut self, connection: usize) -> bool {
-        let is_connected = self.socket(connection).is_some_and(|socket| socket.may_recv() || socket.may_send());
+        // Also when the client has said all that it will; but not when the server has, and it is being closed.
+        let is_connected = self.socket(connection).is_some_and(|socket| socket.may_send());
         match self.taken.get_mut(connection) {
             Some(taken) if is_connected && !*taken => *taken = true,
             _ => return false,

@@ -1,4 +1,4 @@
-//! The server with a dispatcher and worker threads: one thread runs the network and takes requests from it, the others answer them.
+//! The server with a dispatcher and worker threads: one thread takes in what the network brings, the others answer the requests.
 //!
 //! A worker waits as the single thread does, with the same code, but it waits alone: the dispatcher goes on, and so do the other
 //! workers, until all of them wait. The price is a lock around the network, a queue, and switches between threads.
@@ -92,10 +92,11 @@ impl Client for Working<'_> {
                 let sent = line.network.send(self.connection, bytes);
                 is_waiting = sent == Some(0);
                 line.waiting += usize::from(is_waiting);
+                // At once, by this thread: what has to be sent again, the dispatcher finds out when it looks next.
+                line.network.flush();
                 (!is_waiting).then_some(sent)
             })?;
             bytes = bytes.get(sent..)?;
-            self.shared.wake_dispatcher();
         }
         Some(())
     }

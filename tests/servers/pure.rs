@@ -1,14 +1,12 @@
-//! The servers of the sample kernel: their HTTP and their archive as pure logic on the host.
+//! What the servers of the sample kernel know of HTTP and of archives, tried on the host.
 
-#[path = "../guest/process/server/archive.rs"]
+#[path = "../../guest/process/server/archive.rs"]
 mod archive;
 #[allow(dead_code, reason = "the guest uses all of it")]
-#[path = "../guest/process/server/http.rs"]
+#[path = "../../guest/process/server/http.rs"]
 mod http;
 
-#[path = "common/site.rs"]
-mod site;
-
+use crate::common::site;
 use archive::Header;
 use http::{Input, Name, REQUEST_BYTES_MAX, Request, Status, parse};
 
