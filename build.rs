@@ -8,6 +8,9 @@
 #[path = "guest/init/cpio.rs"]
 mod cpio;
 
+#[path = "examples/sandbox/compile.rs"]
+mod sandbox_program;
+
 use std::env;
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -105,10 +108,30 @@ fn main() {
             scope.spawn(move || build(image, out, library));
         }
         scope.spawn(|| build_initramfs(&out));
+        scope.spawn(|| build_sandbox_programs(&out));
         scope.spawn(|| build_thread_programs_for_linux(&out));
         scope.spawn(|| build_windows_runtime(&out));
     });
     build(&MONITOR, &out, &library);
+}
+
+/// Programs for the tests of sandboxes, which also run where there is no compiler. Hostel itself does without: where `cc` compiles no
+/// C the file is empty, and the tests say so.
+fn build_sandbox_programs(out: &Path) {
+    for path in ["guest/sandbox", "examples/sandbox/compile.rs", "tests/sandbox"] {
+        println!("cargo:rerun-if-changed={path}");
+    }
+    let programs = [
+        ("sandbox-c", sandbox_program::c("tests/sandbox/guest.c")),
+        ("sandbox-rust", sandbox_program::rust("tests/sandbox/guest.rs")),
+    ];
+    for (name, program) in programs {
+        let program = program.unwrap_or_else(|error| {
+            println!("cargo:warning=no program for tests/sandbox.rs: {error}");
+            Vec::new()
+        });
+        fs::write(out.join(name), program).expect("OUT_DIR can be written");
+    }
 }
 
 /// Puts the unwinder, which the standard library names and a build that aborts on panic never calls, into Hostel itself: to

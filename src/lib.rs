@@ -19,6 +19,7 @@ pub mod config;
 pub mod debug;
 pub mod devices;
 pub mod doctor;
+pub mod embed;
 pub mod event_loop;
 pub mod kvm;
 pub mod machine;

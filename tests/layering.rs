@@ -11,6 +11,7 @@ use std::path::{Path, PathBuf};
 /// Floor of each room: a file imports its own room or a lower floor, never sideways, never up.
 const FLOORS: &[(u32, &[&str])] = &[
     (9, &["main", "cli"]),
+    (7, &["embed"]),
     (6, &["machine", "process", "bench"]),
     (5, &["config", "debug", "doctor"]),
     (4, &["vcpu", "boot"]),
@@ -43,7 +44,7 @@ const CORE: &[&str] = &[
 const CORE_LINES_MAX: usize = 5_000;
 
 /// `unsafe` blocks, functions and impls in `src/`. Raise it only with the reason in the commit.
-const UNSAFE_MAX: usize = 48;
+const UNSAFE_MAX: usize = 49;
 
 /// Rooms and files that may hold `unsafe`: KVM, guest memory, and wrappers of single system calls.
 const UNSAFE_ROOMS: &[&str] = &[

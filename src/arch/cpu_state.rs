@@ -28,6 +28,8 @@ pub const CR4_PSE: u64 = 1 << 4;
 pub const CR4_PAE: u64 = 1 << 5;
 /// CR4: the system saves SSE state; without it SSE raises #UD.
 pub const CR4_OSFXSR: u64 = 1 << 9;
+/// CR4: SSE's own exception, #XM, is handled.
+pub const CR4_OSXMMEXCPT: u64 = 1 << 10;
 /// CR4: five levels of page tables.
 pub const CR4_LA57: u64 = 1 << 12;
 /// CR4: the system saves extended state; without it AVX raises #UD.

@@ -9,3 +9,4 @@ pub mod layout;
 pub mod msr;
 pub mod paging;
 pub mod segment;
+pub mod task;

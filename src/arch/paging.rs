@@ -1,4 +1,4 @@
-//! Page tables: the identity map that 64-bit entries start on, and the walk that a diagnosis shows.
+//! Page tables: the identity map that 64-bit entries start on, tables made page by page, and the walk that a diagnosis shows.
 //!
 //! Leaves out protection keys and rights (a walk only translates).
 //! Source: Intel SDM vol. 3A §4.3 (32-bit paging), §4.4 (PAE paging), §4.5 (4-level and 5-level paging).
@@ -43,6 +43,55 @@ pub fn identity_map(pml4: u64) -> [[u64; ENTRIES]; IDENTITY_TABLES] {
         }
     }
     tables
+}
+
+/// 4-level page tables that map 4 KiB pages onto themselves, made page by page: for a machine whose memory is laid out here, and
+/// not by a kernel. Entries are marked as used and written, so the processor never writes into the tables.
+#[derive(Clone, Debug)]
+pub struct IdentityPages {
+    base: u64,
+    tables: Vec<[u64; ENTRIES]>,
+}
+
+impl IdentityPages {
+    /// Tables without a page, to stand from `base` on (a page-aligned guest-physical address), the PML4 first.
+    pub fn new(base: u64) -> IdentityPages {
+        IdentityPages { base, tables: vec![[0; ENTRIES]] }
+    }
+
+    /// Maps the pages that `start..end` touches, with these flags besides [`PRESENT`]; pages that are mapped already get these rights
+    /// too. Addresses below 512 GiB.
+    pub fn map(&mut self, start: u64, end: u64, flags: u64) {
+        let mut page = start & !(PAGE_SIZE - 1);
+        while page < end {
+            let mut table = 0;
+            for shift in [39, 30, 21] {
+                table = self.below(table, (page >> shift) as usize % ENTRIES);
+            }
+            let entry = &mut self.tables[table][(page >> 12) as usize % ENTRIES];
+            // What may be executed by one of two mappings may be.
+            let no_execute = if *entry == 0 { flags } else { *entry & flags } & NO_EXECUTE;
+            *entry = (*entry | flags) & !NO_EXECUTE | no_execute | page | PRESENT | ACCESSED | DIRTY;
+            page += PAGE_SIZE;
+        }
+    }
+
+    /// The entries of all tables, in the order in which they stand in memory.
+    pub fn entries(&self) -> &[u64] {
+        self.tables.as_flattened()
+    }
+
+    /// The number of the table that entry `index` of `table` leads to, which is made if there is none.
+    fn below(&mut self, table: usize, index: usize) -> usize {
+        let entry = self.tables[table][index];
+        if entry & PRESENT != 0 {
+            return ((entry & ADDRESS) - self.base) as usize / PAGE_SIZE as usize;
+        }
+        let next = self.tables.len();
+        self.tables.push([0; ENTRIES]);
+        self.tables[table][index] = (self.base + next as u64 * PAGE_SIZE) | PRESENT | WRITABLE | USER | ACCESSED;
+        next
+    }
 }
 
 /// One step of a walk: the entry of one table.
@@ -170,6 +219,28 @@ mod tests {
             assert_eq!(walk.steps.len(), 3);
         }
         assert_eq!(walk(&state, 4 * GIB, &mut read).gpa, None);
+    }
+
+    #[test]
+    fn pages_are_mapped_one_by_one() {
+        let base = 0x10_0000;
+        let mut pages = IdentityPages::new(base);
+        pages.map(0x40_0000, 0x40_1001, USER | NO_EXECUTE);
+        pages.map(0x40_1800, 0x40_1801, WRITABLE | USER);
+        pages.map(GIB - 1, GIB + 1, 0);
+        let state = CpuState { cr3: base, ..CpuState::long_mode(0) };
+        let mut read = |gpa: u64| pages.entries().get((gpa.checked_sub(base)? / 8) as usize).copied();
+        let mut entry = |gva| {
+            let walk = walk(&state, gva, &mut read);
+            assert!(walk.gpa.is_none_or(|gpa| gpa == gva));
+            walk.gpa.and(walk.steps.last().and_then(|step| step.entry)).map(|entry| entry & !ADDRESS)
+        };
+        let used = PRESENT | ACCESSED | DIRTY;
+        assert_eq!(entry(0x40_0fff), Some(used | USER | NO_EXECUTE));
+        assert_eq!(entry(0x40_1234), Some(used | USER | WRITABLE), "code of one segment and data of another on a page");
+        assert_eq!([entry(0x40_2000), entry(0x3f_ffff), entry(GIB - 4097)], [None; 3]);
+        assert_eq!([entry(GIB - 4096), entry(GIB + 4095)], [Some(used); 2]);
+        assert_eq!(pages.entries().len(), 7 * ENTRIES, "PML4, two PDPT entries' PDs, three PTs");
     }
 
     #[test]

@@ -191,6 +191,12 @@ impl Answer for CpuId {
     }
 }
 
+impl Answer for Vec<u64> {
+    fn in_words(&self) -> String {
+        format!("{} bits are set", self.iter().map(|word| word.count_ones()).sum::<u32>())
+    }
+}
+
 impl Answer for kvm_regs {
     fn in_words(&self) -> String {
         format!("rip {:#x}, rsp {:#x}, rflags {:#x}", self.rip, self.rsp, self.rflags)

@@ -28,14 +28,35 @@ pub fn kick<T>(thread: &JoinHandle<T>) {
     let _ = thread.kill(SIGRTMIN());
 }
 
+/// A thread that may run a vCPU for somebody else: known by its number, for it gives away no handle.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct CallingThread(rustix::thread::Pid);
+
+impl CallingThread {
+    /// The thread that asks.
+    pub fn this() -> CallingThread {
+        CallingThread(rustix::thread::gettid())
+    }
+
+    /// Interrupts the vCPU that the thread runs. The caller sees to it that the thread still lives: its number may be given to
+    /// another of this process, where a kick has no effect but an interrupted system call.
+    pub fn kick(self) {
+        let (process, thread) = (rustix::process::getpid().as_raw_nonzero(), self.0.as_raw_nonzero());
+        // SAFETY: tgkill(2) takes numbers only, and the signal's handler is `on_kick`, which any thread may run.
+        unsafe { libc::syscall(libc::SYS_tgkill, process.get(), thread.get(), SIGRTMIN()) };
+    }
+}
+
 /// From now on a kick of this thread sets `*flag`.
 pub(super) fn bind(flag: *mut u8) {
     IMMEDIATE_EXIT.set(flag);
 }
 
-/// No kick of this thread reaches a vCPU any more.
-pub(super) fn unbind() {
-    IMMEDIATE_EXIT.set(ptr::null_mut());
+/// No kick of this thread sets `*flag` any more.
+pub(super) fn unbind(flag: *mut u8) {
+    if IMMEDIATE_EXIT.get() == flag {
+        IMMEDIATE_EXIT.set(ptr::null_mut());
+    }
 }
 
 extern "C" fn on_kick(_signal: libc::c_int, _info: *mut libc::siginfo_t, _context: *mut libc::c_void) {
@@ -66,7 +87,7 @@ mod tests {
                 while flag.load(Ordering::SeqCst) == 0 {
                     std::thread::yield_now();
                 }
-                unbind();
+                unbind(flag.as_ptr());
             })
         });
         bound.iter().take(2).count();

@@ -225,6 +225,11 @@ impl Vcpu {
         super::kick::bind(&raw mut self.fd.area().immediate_exit);
     }
 
+    /// Ends what [`Vcpu::bind_to_thread`] began, on the same thread: the vCPU may go to another one then.
+    pub fn unbind_from_thread(&mut self) {
+        super::kick::unbind(&raw mut self.fd.area().immediate_exit);
+    }
+
     /// Enters the guest with the answer to the last exit, until the next one.
     ///
     /// # Errors
@@ -322,7 +327,7 @@ impl Vcpu {
 
 impl Drop for Vcpu {
     fn drop(&mut self) {
-        super::kick::unbind();
+        self.unbind_from_thread();
     }
 }
 

@@ -1,6 +1,6 @@
 //! A machine as KVM knows it: memory slots, interrupt controllers, vCPUs.
 //!
-//! Source: KVM API KVM_CREATE_VM, KVM_SET_USER_MEMORY_REGION, KVM_CREATE_IRQCHIP, KVM_CAP_SPLIT_IRQCHIP,
+//! Source: KVM API KVM_CREATE_VM, KVM_SET_USER_MEMORY_REGION, KVM_GET_DIRTY_LOG, KVM_CREATE_IRQCHIP, KVM_CAP_SPLIT_IRQCHIP,
 //! KVM_CREATE_PIT2, KVM_CAP_X86_USER_SPACE_MSR, KVM_X86_SET_MSR_FILTER.
 
 use super::calls::{KvmFd, Target};
@@ -12,11 +12,12 @@ use super::system::{KvmError, System};
 use super::vcpu::{Synced, Vcpu};
 use crate::arch::irqchip::Irqchip;
 use crate::arch::layout::{KVM_IDENTITY_MAP, KVM_TSS, MIB};
+use crate::memory::dirty::PageSet;
 use crate::memory::ram::GuestRam;
 use kvm_bindings::{
-    KVM_CAP_SPLIT_IRQCHIP, KVM_CAP_SYNC_REGS, KVM_CAP_X86_USER_SPACE_MSR, KVM_MSR_EXIT_REASON_FILTER,
-    KVM_MSR_EXIT_REASON_UNKNOWN, KVM_PIT_SPEAKER_DUMMY, KVM_SYNC_X86_REGS, KVM_SYNC_X86_SREGS, kvm_enable_cap,
-    kvm_pit_config, kvm_userspace_memory_region,
+    KVM_CAP_SPLIT_IRQCHIP, KVM_CAP_SYNC_REGS, KVM_CAP_X86_USER_SPACE_MSR, KVM_MEM_LOG_DIRTY_PAGES,
+    KVM_MSR_EXIT_REASON_FILTER, KVM_MSR_EXIT_REASON_UNKNOWN, KVM_PIT_SPEAKER_DUMMY, KVM_SYNC_X86_REGS,
+    KVM_SYNC_X86_SREGS, kvm_enable_cap, kvm_pit_config, kvm_userspace_memory_region,
 };
 use kvm_ioctls::VmFd;
 use std::sync::{Arc, Mutex};
@@ -40,6 +41,19 @@ impl Vm {
     /// # Errors
     /// KVM refuses one of the calls; the error names it.
     pub fn new(system: &System, irqchip: Irqchip, ram: Arc<GuestRam>) -> Result<Vm, KvmError> {
+        Vm::with_log(system, irqchip, ram, None)
+    }
+
+    /// As [`Vm::new`]; of memory slot `logged` it is known which pages the guest has written ([`Vm::take_written`]).
+    ///
+    /// # Errors
+    /// As [`Vm::new`].
+    pub fn with_log(
+        system: &System,
+        irqchip: Irqchip,
+        ram: Arc<GuestRam>,
+        logged: Option<u32>,
+    ) -> Result<Vm, KvmError> {
         let fd = create_vm(system)?;
         // VMX without unrestricted guest keeps two helpers in guest-physical space; elsewhere these calls do nothing.
         fd.call("KVM_SET_IDENTITY_MAP_ADDR", format_args!("{KVM_IDENTITY_MAP:#x}"), |fd| {
@@ -55,7 +69,7 @@ impl Vm {
                 guest_phys_addr: slot.gpa,
                 memory_size: slot.size,
                 userspace_addr: slot.hva,
-                flags: 0,
+                flags: if logged == Some(number) { KVM_MEM_LOG_DIRTY_PAGES } else { 0 },
             };
             let words = format_args!(
                 "slot {number}: RAM {:#x}..{:#x} ({} MiB) at {:#x} of this process",
@@ -93,6 +107,17 @@ impl Vm {
         ask_for_msrs(&self.fd, reasons, "unknown and filtered MSRs exit")?;
         let (default, ranges) = (filter.default_action(), filter.ranges());
         self.fd.call("KVM_X86_SET_MSR_FILTER", format_args!("{filter}"), |fd| fd.set_msr_filter(default, &ranges))
+    }
+
+    /// Adds to `pages` what the guest has written of memory slot `slot` since the last call, and begins anew. The slot is logged.
+    ///
+    /// # Errors
+    /// KVM refuses.
+    pub fn take_written(&self, slot: u32, pages: &mut PageSet) -> Result<(), KvmError> {
+        let size = pages.range().size as usize;
+        let bits = self.fd.call("KVM_GET_DIRTY_LOG", format_args!("slot {slot}"), |fd| fd.get_dirty_log(slot, size))?;
+        pages.insert_bits(&bits);
+        Ok(())
     }
 
     /// Input `gsi` of the in-kernel PIC and IOAPIC.

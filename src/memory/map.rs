@@ -81,6 +81,26 @@ impl MemoryMap {
         Ok(MemoryMap { ram })
     }
 
+    /// RAM in two ranges that touch, the first up to `border`: two memory slots, of which one can be logged. For machines without
+    /// the devices and tables of a PC.
+    ///
+    /// # Errors
+    /// As [`MemoryMap::new`], or the border is not inside, not at a page, or above the hole.
+    pub fn divided(size: u64, border: u64) -> Result<MemoryMap, MapError> {
+        let whole = MemoryMap::new(size)?;
+        if !border.is_multiple_of(PAGE_SIZE) {
+            return Err(MapError::Unaligned(border));
+        }
+        if border == 0 || border >= whole.low_end() {
+            return Err(MapError::TooSmall(size));
+        }
+        let mut ram = whole.ram;
+        let high = GuestRange { start: border, size: ram[0].size - border };
+        ram[0].size = border;
+        ram.insert(1, high);
+        Ok(MemoryMap { ram })
+    }
+
     /// The ranges that are backed by RAM, ascending: one memory slot each.
     pub fn ram(&self) -> &[GuestRange] {
         &self.ram
