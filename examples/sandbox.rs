@@ -1,7 +1,7 @@
 //! Calls functions of a program that nobody trusts, 100,000 times, with a reset between calls.
 //!
 //! ```sh
-//! cargo run --release --example sandbox
+//! cargo run --example sandbox
 //! ```
 //!
 //! The program is `examples/sandbox/guest.c`, compiled here by `cc`. It runs in ring 3 of a virtual machine without a kernel; a call

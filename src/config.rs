@@ -15,7 +15,7 @@ use crate::memory::map::MemoryMap;
 use crate::memory::size::parse_size;
 use crate::virtio::blk::ID_SIZE;
 use crate::virtio::fs::TAG_SIZE;
-use clap::{Args, ValueEnum};
+use clap::{Args, Parser, ValueEnum};
 use std::ffi::OsString;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
@@ -81,6 +81,18 @@ pub struct RootChoice {
 }
 
 impl RunConfig {
+    /// What `hostel run IMAGE` without options asks for.
+    pub fn of(image: &Path) -> RunConfig {
+        /// A command line of these options alone.
+        #[derive(Parser)]
+        struct Options {
+            #[command(flatten)]
+            run: RunConfig,
+        }
+        let Options { run } = Options::try_parse_from(["hostel"]).expect("no option must be given");
+        RunConfig { image: Some(image.into()), ..run }
+    }
+
     /// Adds what options bring along: a root is a share, and its command runs on a virtio console.
     pub fn settle(&mut self) {
         if let Some(root) = &self.root {

@@ -127,6 +127,20 @@ fn guest_and_host_call_each_other() {
 }
 
 #[test]
+fn a_host_function_that_panics_ends_the_call() {
+    if !available() {
+        return;
+    }
+    let mut sandbox = builder().function("fail", || -> () { panic!("as it was asked to") }).load(PROGRAM).unwrap();
+    let call = std::panic::AssertUnwindSafe(|| sandbox.call::<_, ()>("failing", ()));
+    assert!(std::panic::catch_unwind(call).is_err());
+    assert!(sandbox.needs_reset());
+    assert!(matches!(sandbox.call::<_, u64>("count", ()), Err(CallError::NeedsReset)));
+    sandbox.reset().unwrap();
+    assert_eq!(sandbox.call::<_, u64>("count", ()).unwrap(), 42);
+}
+
+#[test]
 fn an_exception_is_an_error_with_its_place() {
     let Some(mut sandbox) = sandbox() else { return };
     let mut fault = |name: &str, argument: u64| -> Fault {

@@ -73,6 +73,8 @@ impl Cell {
         name: &str,
         arguments: &A,
     ) -> Result<R, CallError> {
+        // A call in whose course a function of the host panicked has not returned.
+        self.usable &= self.depth == 0;
         let stack = self.memory.map().return_slot();
         self.memory.free_behind(0);
         let begun = self.deadline.begin().map_err(|error| CallError::because(&error.to_string()));
@@ -195,7 +197,8 @@ impl Cell {
     /// # Errors
     /// The host's KVM refuses.
     pub fn reset(&mut self) -> Result<u64, CallError> {
-        if !self.usable {
+        if !self.usable || self.depth > 0 {
+            self.deadline.end();
             self.settle()?;
             self.vcpu.drop_exception()?;
         }
@@ -203,7 +206,7 @@ impl Cell {
         let pages = self.memory.restore().map_err(|error| CallError::because(&error.to_string()))?;
         self.vcpu.set_state(&self.entry)?;
         self.vcpu.set_fpu(&FPU)?;
-        self.usable = true;
+        (self.usable, self.depth) = (true, 0);
         Ok(pages)
     }
 

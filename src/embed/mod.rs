@@ -6,11 +6,13 @@
 //! and what it costs.
 #![forbid(unsafe_code)]
 
+pub mod console;
 pub mod deadline;
 pub mod elf;
 pub mod error;
 pub mod functions;
 pub mod guest;
+pub mod machine;
 pub mod memory;
 pub mod ring0;
 pub mod sandbox;

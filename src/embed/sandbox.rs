@@ -145,7 +145,7 @@ impl Sandbox {
 
     /// Whether a call was cut short: the guest's memory is as it was just then, and it must be reset before the next call.
     pub fn needs_reset(&self) -> bool {
-        !self.cell.usable
+        !self.cell.usable || self.cell.depth > 0
     }
 
     /// The functions that the program exports, with their types as the program writes them, in the order of their names.

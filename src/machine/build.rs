@@ -147,8 +147,14 @@ pub fn image(name: Option<&Path>) -> Result<Image<'static>, BootError> {
 /// # Errors
 /// The image cannot be booted, or the host gives no memory.
 pub fn prepare(config: &RunConfig) -> Result<Blueprint, BuildError> {
-    let sample = sample(config.image.as_deref());
-    let image = image(config.image.as_deref())?;
+    prepare_image(config, sample(config.image.as_deref()), image(config.image.as_deref())?)
+}
+
+/// The same for an image that is there, which is that of `sample` if it is one's.
+///
+/// # Errors
+/// As [`prepare`].
+pub fn prepare_image(config: &RunConfig, sample: Option<&Sample>, image: Image) -> Result<Blueprint, BuildError> {
     let in_guest = config.boot.no_host_decompress || config.boot.kaslr;
     let cache = KernelCache::of_user();
     let unpack = if in_guest { Unpack::InGuest } else { Unpack::OnHost { cache: cache.as_ref() } };

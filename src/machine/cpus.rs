@@ -79,6 +79,12 @@ impl Cpus {
         self.handles.iter().for_each(VcpuHandle::wait);
     }
 
+    /// Ends the run of all and waits until their threads are gone.
+    pub fn join(&self) {
+        self.handles.iter().for_each(VcpuHandle::stop);
+        self.handles.iter().for_each(VcpuHandle::join);
+    }
+
     /// Sends a non-maskable interrupt to all.
     pub fn inject_nmi(&self) {
         for handle in self.handles.iter() {

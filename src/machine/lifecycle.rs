@@ -424,7 +424,7 @@ impl From<News> for MachineEvent {
 }
 
 /// What the end of a vCPU's run means for the machine's.
-fn ended(reason: StopReason, stopped: Stopped) -> Option<Outcome> {
+pub fn ended(reason: StopReason, stopped: Stopped) -> Option<Outcome> {
     match reason {
         StopReason::Request(GuestRequest::PowerOff) => Some(Outcome::PoweredOff),
         StopReason::Request(GuestRequest::Reset) => Some(Outcome::Reset),

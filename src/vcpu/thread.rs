@@ -56,7 +56,8 @@ pub struct VcpuThread {
 
 /// A vCPU's thread, as the control thread holds it.
 pub struct VcpuHandle {
-    thread: JoinHandle<()>,
+    /// None once it was joined.
+    thread: Mutex<Option<JoinHandle<()>>>,
     shared: Arc<Shared>,
 }
 
@@ -88,7 +89,7 @@ impl VcpuThread {
             orders.end();
             (self.ended)(result, cpu);
         })?;
-        Ok(VcpuHandle { thread, shared })
+        Ok(VcpuHandle { thread: Mutex::new(Some(thread)), shared })
     }
 }
 
@@ -101,7 +102,7 @@ impl VcpuHandle {
     /// Stops the vCPU at the next instruction boundary until [`VcpuHandle::resume`].
     pub fn pause(&self) {
         self.order(|orders| orders.wanted = Wanted::Paused);
-        kick::kick(&self.thread);
+        self.kick();
     }
 
     /// Ends the vCPU's run with [`StopReason::Told`].
@@ -112,7 +113,7 @@ impl VcpuHandle {
             ended = orders.ended;
         });
         if !ended {
-            kick::kick(&self.thread);
+            self.kick();
         }
     }
 
@@ -124,7 +125,7 @@ impl VcpuHandle {
                 orders.tasks.push(task);
             }
         });
-        kick::kick(&self.thread);
+        self.kick();
     }
 
     /// Pauses the vCPU at once, from its own thread: in the answer to an exit that leaves nothing to be completed. `noted` is
@@ -141,6 +142,22 @@ impl VcpuHandle {
         let mut orders = lock(&self.shared);
         while !orders.ended {
             orders = self.shared.changed.wait(orders).expect("a panic ends the process");
+        }
+    }
+
+    /// Ends the vCPU's run and waits for the end of its thread: nothing of the vCPU is left then. Not on that thread.
+    pub fn join(&self) {
+        self.stop();
+        let thread = self.thread.lock().expect("a panic ends the process").take();
+        if let Some(thread) = thread {
+            // It panics where the process aborts for it, or where its embedder's observer did, who has been told.
+            let _ = thread.join();
+        }
+    }
+
+    fn kick(&self) {
+        if let Some(thread) = &*self.thread.lock().expect("a panic ends the process") {
+            kick::kick(thread);
         }
     }
 
@@ -242,6 +259,9 @@ mod tests {
         assert_eq!(ends.recv(), Ok(StopReason::TripleFault));
         handle.send(Box::new(|_| panic!("the vCPU is gone")));
         handle.wait();
+        handle.join();
+        handle.join();
+        handle.pause();
     }
 
     #[test]
