@@ -4,9 +4,11 @@
 
 pub mod files;
 pub mod frames;
+pub mod futex;
 pub mod load;
 pub mod options;
 pub mod paths;
+pub mod processes;
 pub mod program;
 pub mod run;
 pub mod space;

@@ -8,25 +8,26 @@ use super::files::{Files, OpenFile};
 use super::load::Image;
 use super::options::ExecConfig;
 use super::paths::{Root, RootError};
+use super::processes::RunEnd;
 use super::space::Space;
 use super::syscall::names;
 use super::syscall::open::HERE;
 use super::task::{End, Place, Reload, Task};
 use super::trace::{self, Trace};
-use super::trap::{self, TrapError};
+use super::trap;
 use super::vcpus::{VcpuError, Vcpus};
 use super::windows::guest;
 use super::windows::start::{Invocation, StartError};
 use super::world::{FIRST_ID, Process, World};
 use crate::arch::cpu_state::Registers;
+use crate::kvm::kick;
 use crate::memory::map::{MapError, MemoryMap};
 use crate::memory::ram::{GuestRam, RamError};
 use rustix::io::Errno;
 use std::ffi::OsString;
 use std::os::unix::ffi::OsStringExt;
-use std::sync::mpsc::{self, RecvTimeoutError};
 use std::sync::{Arc, Mutex};
-use std::time::Duration;
+use std::time::Instant;
 
 /// Status when Hostel or the machine failed.
 pub const FAILED: i32 = 125;
@@ -36,8 +37,6 @@ const NOT_EXECUTABLE: i32 = 126;
 const NOT_FOUND: i32 = 127;
 /// Status when the deadline passed.
 const DEADLINE: i32 = 124;
-/// As good as none.
-const NO_DEADLINE: Duration = Duration::from_secs(u32::MAX as u64);
 
 /// Why a program did not run, or not to its end.
 #[derive(Debug, thiserror::Error)]
@@ -79,12 +78,12 @@ pub enum ExecError {
         /// What was asked for.
         program: OsString,
     },
-    /// A thread of Hostel's.
-    #[error("start a thread for the program: {0}")]
-    Thread(std::io::Error),
-    /// The run broke off.
+    /// The handler that takes threads out of the guest.
+    #[error("install the handler that ends a program's threads: {0}")]
+    Kick(std::io::Error),
+    /// The first thread.
     #[error(transparent)]
-    Trap(#[from] TrapError),
+    Start(#[from] trap::StartError),
 }
 
 impl ExecError {
@@ -120,24 +119,13 @@ pub fn run(config: &ExecConfig) -> Result<Finished, ExecError> {
     let world = Arc::new(world);
     let mut task = first_task(world.clone())?;
     start(&mut task, config)?;
-    let vcpus = Vcpus::new(ram)?;
-    let mut vcpu = vcpus.take()?;
-    let (sender, ended) = mpsc::channel();
-    let thread = move || {
-        let end = trap::run(&mut task, &vcpus, &mut vcpu);
-        if let Ok(end) = &end {
-            task.world.tell_end(task.process.id, *end);
-        }
-        let reason = task.reason.take();
-        // Whoever waited may have gone at the deadline.
-        let _ = sender.send((end, reason));
-    };
-    std::thread::Builder::new().name("task".into()).spawn(thread).map_err(ExecError::Thread)?;
+    kick::install_handler().map_err(ExecError::Kick)?;
+    trap::start(task, &Arc::new(Vcpus::new(ram)?))?;
+    let deadline = config.timeout.map(|timeout| Instant::now() + timeout);
     let mut said = Vec::new();
-    let status = match ended.recv_timeout(config.timeout.unwrap_or(NO_DEADLINE)) {
-        Ok((end, reason)) => {
-            let end = end?;
-            match (end, reason) {
+    let status = match world.processes.supervise(deadline, || world.futexes.look_up()) {
+        RunEnd::Ended(end) => {
+            match (end, world.reason()) {
                 (End::Killed(signal), Some(reason)) => {
                     said.push(format!("the program was ended by {}: {reason}", trace::signal(signal)));
                 }
@@ -146,11 +134,14 @@ pub fn run(config: &ExecConfig) -> Result<Finished, ExecError> {
             }
             end.shell_status()
         }
-        Err(RecvTimeoutError::Timeout) => {
+        RunEnd::Deadline => {
             said.push("the deadline has passed".into());
             DEADLINE
         }
-        Err(RecvTimeoutError::Disconnected) => FAILED,
+        RunEnd::Broken(reason) => {
+            said.push(reason);
+            FAILED
+        }
     };
     said.extend(unknown(&world));
     Ok(Finished { status, said })
@@ -175,7 +166,7 @@ fn first_task(world: Arc<World>) -> Result<Task, ExecError> {
     let place = Place { directory: directory(&world.root), umask: umask.bits() };
     Ok(Task {
         process: Arc::new(Process::new(FIRST_ID, 1, FIRST_ID)),
-        id: FIRST_ID,
+        id: world.processes.new_id(),
         space: Arc::new(Mutex::new(space)),
         files: Arc::new(Mutex::new(Files::standard())),
         place: Arc::new(Mutex::new(place)),
@@ -188,6 +179,9 @@ fn first_task(world: Arc<World>) -> Result<Task, ExecError> {
         reason: None,
         foreign: None,
         reload: Reload::Program,
+        extended: None,
+        born: None,
+        gate: None,
         world,
     })
 }

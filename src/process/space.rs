@@ -250,6 +250,15 @@ impl Space {
         Ok(())
     }
 
+    /// What holds the byte at `address`, and where in it: a shared object, or else `own`. `None` where nothing is mapped.
+    pub fn object_at(&self, address: u64, own: usize) -> Option<(usize, u64)> {
+        let (start, mapping) = self.find(address)?;
+        Some(match &mapping.backing {
+            Backing::Shared(pages, first) => (Arc::as_ptr(pages) as usize, first + (address - start)),
+            _ => (own, address),
+        })
+    }
+
     /// Whether all of `start..end` is mapped.
     pub fn is_mapped(&self, start: u64, end: u64) -> bool {
         let mut at = start;

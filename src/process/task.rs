@@ -11,8 +11,10 @@ use super::windows::guest::Guest;
 use super::world::{Action, Process, World};
 use crate::arch::cpu_state::{RFLAGS_FIXED, RFLAGS_IF, Registers};
 use crate::bus::bus::lock;
+use crate::kvm::user_mode::Extended;
 use rustix::io::Errno;
-use std::sync::{Arc, Mutex, MutexGuard};
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
 
 /// How a thread or process ends.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -93,6 +95,38 @@ pub struct Task {
     pub foreign: Option<Box<Guest>>,
     /// What the vCPU needs before it goes on.
     pub reload: Reload,
+    /// Extended state that the vCPU begins with; none: that after reset.
+    pub extended: Option<Extended>,
+    /// A child that the last call has made and that is to begin.
+    pub born: Option<Box<Task>>,
+    /// Where its parent waits until it has a program of its own, or ends.
+    pub gate: Option<Arc<Gate>>,
+}
+
+/// What a parent waits at after vfork(2).
+#[derive(Default)]
+pub struct Gate {
+    is_open: Mutex<bool>,
+    opened: Condvar,
+}
+
+impl Gate {
+    /// The parent goes on.
+    pub fn open(&self) {
+        *lock(&self.is_open) = true;
+        self.opened.notify_all();
+    }
+
+    /// Waits until it is open, or `given_up` says otherwise, which is asked now and then.
+    pub fn pass(&self, given_up: impl Fn() -> bool) {
+        /// How long the end of a waiting process may take.
+        const PATIENCE: Duration = Duration::from_millis(10);
+        let mut is_open = lock(&self.is_open);
+        while !*is_open && !given_up() {
+            let result = self.opened.wait_timeout(is_open, PATIENCE);
+            is_open = result.unwrap_or_else(PoisonError::into_inner).0;
+        }
+    }
 }
 
 impl Task {
@@ -207,14 +241,31 @@ impl Task {
     /// Sends a signal to itself: what its disposition makes of it happens, but for handlers, which are not run.
     pub fn raise(&mut self, signal: i32) {
         if !self.process.ignores(signal) {
-            self.end = Some(End::Killed(signal));
+            self.world.processes.end(&self.process, End::Killed(signal));
         }
     }
 
     /// An exception ends it.
     pub fn kill(&mut self, signal: i32, reason: String) {
         self.reason = Some(format!("{reason}, by the instruction at {:#x}", self.regs.rip));
-        self.end = Some(End::Killed(signal));
+        self.world.processes.end(&self.process, End::Killed(signal));
+    }
+
+    /// Whether it is to end, and how.
+    pub fn ends(&self) -> Option<End> {
+        self.process.ending().or(self.end)
+    }
+
+    /// The last that is done for it: the word that others may wait for is cleared, and a parent that waits goes on.
+    pub fn finish(&mut self) {
+        if self.clear_at_end != 0 && self.write(self.clear_at_end, &[0; 4]).is_ok() {
+            let own = Arc::as_ptr(&self.space) as usize;
+            let key = self.memory().object_at(self.clear_at_end, own);
+            key.map(|key| self.world.futexes.wake(key, 1, u32::MAX));
+        }
+        if let Some(gate) = self.gate.take() {
+            gate.open();
+        }
     }
 
     /// Replaces its program, which it has alone: what execve(2) keeps stays.
@@ -225,7 +276,9 @@ impl Task {
         let mut space = Space::new(self.world.frames.clone(), &self.world.trees).ok_or(Errno::NOMEM)?;
         let (rip, rsp) = image.load(&mut space)?;
         self.space = Arc::new(Mutex::new(space));
-        lock(&self.files).close_all(|_, descriptor| descriptor.close_on_exec);
+        let mut files = lock(&self.files).clone();
+        files.close_all(|_, descriptor| descriptor.close_on_exec);
+        self.files = Arc::new(Mutex::new(files));
         for action in lock(&self.process.actions).iter_mut() {
             // What was ignored stays so; a handler is gone with its program.
             *action = Action { handler: if action.handler == 1 { 1 } else { 0 }, ..Action::default() };
@@ -239,6 +292,9 @@ impl Task {
         self.regs = Registers { rip, rsp, rflags: RFLAGS_FIXED | RFLAGS_IF, ..Registers::default() };
         (self.fs_base, self.gs_base, self.clear_at_end) = (0, 0, 0);
         self.reload = Reload::Program;
+        if let Some(gate) = self.gate.take() {
+            gate.open();
+        }
         Ok(())
     }
 }

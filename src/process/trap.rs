@@ -14,6 +14,8 @@ use crate::arch::layout::PAGE_SIZE;
 use crate::kvm::exit::{Exit, Reply};
 use crate::kvm::system::KvmError;
 use crate::kvm::vcpu::Vcpu;
+use rustix::io::Errno;
+use std::sync::Arc;
 
 /// Why a thread cannot go on, which is no fault of its program.
 #[derive(Debug, thiserror::Error)]
@@ -38,13 +40,13 @@ pub enum TrapError {
 ///
 /// # Errors
 /// It cannot go on.
-pub fn run(task: &mut Task, vcpus: &Vcpus, vcpu: &mut Vcpu) -> Result<End, TrapError> {
+fn run(task: &mut Task, vcpus: &Arc<Vcpus>, vcpu: &mut Vcpu) -> Result<End, TrapError> {
     let stack_end = vcpus.stack_end(&task.world, vcpu);
     // The stub's own RIP and flags, as the last exit left them; at first, before its IRETQ.
     let entry = stub::state(vcpu.id(), 0, false).regs;
     let mut ring_0 = entry;
     loop {
-        if let Some(end) = task.end {
+        if let Some(end) = task.ends() {
             return Ok(end);
         }
         if task.reload == super::task::Reload::Program {
@@ -54,7 +56,11 @@ pub fn run(task: &mut Task, vcpus: &Vcpus, vcpu: &mut Vcpu) -> Result<End, TrapE
         resume(task, vcpu, stack_end, &ring_0);
         let exit = loop {
             match vcpu.run(Reply::Resume)? {
-                Exit::Interrupted => {}
+                Exit::Interrupted => {
+                    if let Some(end) = task.ends() {
+                        return Ok(end);
+                    }
+                }
                 exit => break exit,
             }
         };
@@ -71,13 +77,88 @@ pub fn run(task: &mut Task, vcpus: &Vcpus, vcpu: &mut Vcpu) -> Result<End, TrapE
                 // A KVM that acts the change of rings out may leave SYSCALL in ring 3, where it fails to fetch the stub.
                 if regs.rax == stub::ENTRY && task.regs.rip == stub::ENTRY {
                     system_call(task);
-                    continue;
+                } else {
+                    page_fault(task, regs.rax, error, frame[1]);
                 }
-                page_fault(task, regs.rax, error, frame[1]);
             }
             Exit::PioWrite { port: stub::EXCEPTION, .. } => exception(task, stack_end, regs),
             exit => return Err(TrapError::Exit { rip: task.regs.rip, exit }),
         }
+        if let Some(child) = task.born.take() {
+            begin(task, vcpus, vcpu, *child)?;
+        }
+    }
+}
+
+/// Begins the child that `task` has just made, on a vCPU of its own.
+fn begin(task: &mut Task, vcpus: &Arc<Vcpus>, vcpu: &Vcpu, mut child: Task) -> Result<(), TrapError> {
+    child.extended = Some(vcpu.extended()?);
+    let gate = child.gate.clone();
+    match start(child, vcpus) {
+        Ok(()) => {
+            if let Some(gate) = gate {
+                gate.pass(|| task.ends().is_some());
+            }
+        }
+        Err(StartError::Vcpu(VcpuError::TooMany) | StartError::Thread(_)) => {
+            task.regs.rax = (-i64::from(Errno::AGAIN.raw_os_error())) as u64;
+        }
+        Err(StartError::Vcpu(error)) => return Err(error.into()),
+    }
+    Ok(())
+}
+
+/// Why a thread did not begin.
+#[derive(Debug, thiserror::Error)]
+pub enum StartError {
+    /// No vCPU.
+    #[error(transparent)]
+    Vcpu(#[from] VcpuError),
+    /// No thread of the host's.
+    #[error("start a thread for the program: {0}")]
+    Thread(std::io::Error),
+}
+
+/// Has `task` run to its end on a thread and a vCPU of its own; [`super::processes::Processes`] tells what becomes of it.
+///
+/// # Errors
+/// One of both is not to be had.
+pub fn start(task: Task, vcpus: &Arc<Vcpus>) -> Result<(), StartError> {
+    let (vcpu, pool) = (vcpus.take()?, vcpus.clone());
+    let (world, process, id) = (task.world.clone(), task.process.clone(), task.id);
+    world.processes.add(&process, id);
+    let thread = std::thread::Builder::new().name(format!("task{id}")).spawn(move || live(task, &pool, vcpu));
+    match thread {
+        Ok(handle) => {
+            world.processes.set_handle(id, handle);
+            Ok(())
+        }
+        Err(error) => {
+            world.processes.remove(&process, id, End::Killed(libc::SIGKILL));
+            Err(StartError::Thread(error))
+        }
+    }
+}
+
+fn live(mut task: Task, vcpus: &Arc<Vcpus>, mut vcpu: Vcpu) {
+    vcpu.bind_to_thread();
+    let result = run(&mut task, vcpus, &mut vcpu);
+    vcpu.unbind_from_thread();
+    vcpus.give_back(vcpu);
+    task.finish();
+    let (world, process, id, reason) = (task.world.clone(), task.process.clone(), task.id, task.reason.take());
+    // Its memory and files go before anybody learns of its end.
+    drop(task);
+    match result {
+        Ok(end) => {
+            if let Some(reason) = reason {
+                world.note_reason(process.id, reason);
+            }
+            if world.processes.remove(&process, id, end) {
+                world.tell_end(process.id, process.ending().unwrap_or(end));
+            }
+        }
+        Err(error) => world.processes.break_off(error.to_string()),
     }
 }
 

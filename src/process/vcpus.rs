@@ -10,10 +10,11 @@ use crate::arch::cpuid::{self, CpuidLeaf};
 use crate::arch::irqchip::Irqchip;
 use crate::bus::bus::lock;
 use crate::kvm::system::{KvmError, System};
+use crate::kvm::user_mode::Extended;
 use crate::kvm::vcpu::Vcpu;
 use crate::kvm::vm::Vm;
 use crate::memory::ram::GuestRam;
-use std::sync::{Arc, Mutex};
+use std::sync::{Arc, Mutex, OnceLock};
 
 /// Why no machine for programs can be had.
 #[derive(Debug, thiserror::Error)]
@@ -36,6 +37,8 @@ pub struct Vcpus {
     /// Extended states that the processor has; 0 without XSAVE.
     states: u64,
     pool: Mutex<Pool>,
+    /// Extended state after reset.
+    reset: OnceLock<Extended>,
 }
 
 #[derive(Default)]
@@ -56,7 +59,7 @@ impl Vcpus {
         let find = |function| leaves.iter().find(|leaf| leaf.function == function && leaf.index == 0);
         let has_xsave = find(1).is_some_and(|leaf| leaf.ecx & 1 << 26 != 0);
         let states = find(0xd).filter(|_| has_xsave).map_or(0, |leaf| u64::from(leaf.edx) << 32 | u64::from(leaf.eax));
-        Ok(Vcpus { vm, leaves, states, pool: Mutex::default() })
+        Ok(Vcpus { vm, leaves, states, pool: Mutex::default(), reset: OnceLock::new() })
     }
 
     /// A vCPU that nobody uses.
@@ -76,6 +79,9 @@ impl Vcpus {
         vcpu.set_cpuid(&cpuid::for_vcpu(&self.leaves, vcpu.id(), 1, Irqchip::None))?;
         for (index, value) in stub::msrs() {
             vcpu.set_msr(index, value)?;
+        }
+        if self.reset.get().is_none() {
+            let _ = self.reset.set(vcpu.extended()?);
         }
         if vcpu.exchange_registers() { Ok(vcpu) } else { Err(VcpuError::NoSync) }
     }
@@ -105,6 +111,8 @@ impl Vcpus {
                 if self.states != 0 {
                     vcpu.enable_states(self.states)?;
                 }
+                let reset = self.reset.get().expect("a vCPU was made before this one was taken");
+                vcpu.set_extended(task.extended.take().as_ref().unwrap_or(reset))?;
             }
         }
         Ok(())

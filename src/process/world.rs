@@ -1,7 +1,9 @@
 //! What all programs of a machine share: frames, the root, rules about system calls, the table of processes.
 
 use super::frames::Frames;
+use super::futex::Futexes;
 use super::paths::Root;
+use super::processes::Processes;
 use super::tables::Trees;
 use super::task::End;
 use super::trace::Trace;
@@ -47,6 +49,7 @@ pub struct Process {
     pub name: Mutex<[u8; 16]>,
     /// What it does about signals.
     pub actions: Mutex<[Action; SIGNALS]>,
+    ending: Mutex<Option<End>>,
 }
 
 impl Process {
@@ -54,7 +57,32 @@ impl Process {
     pub fn new(id: i32, parent: i32, group: i32) -> Process {
         let actions = Mutex::new([Action::default(); SIGNALS]);
         let (parent, group) = (AtomicI32::new(parent), AtomicI32::new(group));
-        Process { id, parent, group, program: Mutex::default(), name: Mutex::default(), actions }
+        let (program, name, ending) = (Mutex::default(), Mutex::default(), Mutex::default());
+        Process { id, parent, group, program, name, actions, ending }
+    }
+
+    /// A child of `parent`, which inherits what fork(2) says.
+    pub fn child(parent: &Process, id: i32) -> Process {
+        let child = Process::new(id, parent.id, parent.group());
+        lock(&child.program).clone_from(&lock(&parent.program));
+        *lock(&child.name) = *lock(&parent.name);
+        *lock(&child.actions) = *lock(&parent.actions);
+        child
+    }
+
+    /// How it is to end, if it is.
+    pub fn ending(&self) -> Option<End> {
+        *lock(&self.ending)
+    }
+
+    /// From now on it is to end; the first reason counts.
+    pub fn begin_end(&self, end: End) {
+        lock(&self.ending).get_or_insert(end);
+    }
+
+    /// Number of its parent.
+    pub fn parent(&self) -> i32 {
+        self.parent.load(Ordering::Relaxed)
     }
 
     /// Whether a signal has no effect on it.
@@ -102,10 +130,15 @@ pub struct World {
     pub rules: Rules,
     /// Who is shown their calls.
     pub trace: Option<Trace>,
+    /// Processes and threads.
+    pub processes: Processes,
+    /// Words that threads wait for.
+    pub futexes: Futexes,
     /// When it began.
     pub start: Instant,
     /// How often each call was made that is not known here; numbers of any size, so there is a bound.
     unknown: Mutex<BTreeMap<u64, u64>>,
+    reason: Mutex<Option<String>>,
 }
 
 /// Most numbers of unknown calls that are told apart.
@@ -116,7 +149,9 @@ impl World {
     pub fn new(ram: Arc<GuestRam>, map: &MemoryMap, root: Root, rules: Rules, trace: Option<Trace>) -> Option<World> {
         let frames = Arc::new(Frames::new(ram, map));
         let trees = Arc::new(Trees::new(frames.clone())?);
-        Some(World { frames, trees, root, rules, trace, start: Instant::now(), unknown: Mutex::default() })
+        let (processes, futexes) = (Processes::default(), Futexes::default());
+        let (start, unknown) = (Instant::now(), Mutex::default());
+        Some(World { frames, trees, root, rules, trace, processes, futexes, start, unknown, reason: Mutex::default() })
     }
 
     /// Counts a call that is not known.
@@ -130,6 +165,18 @@ impl World {
     /// The calls that were not known, and how often each was made.
     pub fn unknown(&self) -> Vec<(u64, u64)> {
         lock(&self.unknown).iter().map(|(number, count)| (*number, *count)).collect()
+    }
+
+    /// Notes what a process did to be ended; that of the first process is told at last.
+    pub fn note_reason(&self, id: i32, reason: String) {
+        if id == FIRST_ID {
+            lock(&self.reason).get_or_insert(reason);
+        }
+    }
+
+    /// What the first process did to be ended.
+    pub fn reason(&self) -> Option<String> {
+        lock(&self.reason).clone()
     }
 
     /// What is to be said of a process's end, if anything.

@@ -209,3 +209,37 @@ pub fn utimensat(task: &mut Task, [at, path, times, flags, ..]: Arguments) -> An
     let found = find_to_change(task, at, path, flags)?;
     rustix::fs::utimensat(&found, c"", &times, AtFlags::EMPTY_PATH).map(|()| 0)
 }
+
+/// getxattr(2).
+pub fn getxattr(task: &mut Task, [path, name, value, size, ..]: Arguments) -> Answer {
+    let found = find(task, HERE, path, 0)?;
+    get_attribute(task, found.as_fd(), name, value, size)
+}
+
+/// lgetxattr(2).
+pub fn lgetxattr(task: &mut Task, [path, name, value, size, ..]: Arguments) -> Answer {
+    let found = find(task, HERE, path, libc::AT_SYMLINK_NOFOLLOW as u64)?;
+    if rustix::fs::FileType::from_raw_mode(rustix::fs::fstat(&found)?.st_mode).is_symlink() {
+        // No call reads those of a symbolic link by its descriptor alone; users cannot set any (xattr(7)).
+        return Err(Errno::NODATA);
+    }
+    get_attribute(task, found.as_fd(), name, value, size)
+}
+
+/// fgetxattr(2).
+pub fn fgetxattr(task: &mut Task, [fd, name, value, size, ..]: Arguments) -> Answer {
+    let file = task.file(fd)?;
+    get_attribute(task, file.fd(), name, value, size)
+}
+
+fn get_attribute(task: &Task, fd: BorrowedFd<'_>, name: u64, value: u64, size: u64) -> Answer {
+    /// Longest value (Linux XATTR_SIZE_MAX).
+    const VALUE_MAX: u64 = 64 << 10;
+    let name = task.text(name)?;
+    let mut room = vec![0u8; size.min(VALUE_MAX) as usize];
+    let count = rustix::fs::getxattr(link(fd), name, &mut room[..])?;
+    if size > 0 {
+        task.write(value, &room[..count])?;
+    }
+    Ok(count as u64)
+}

@@ -8,9 +8,15 @@ use crate::process::tables::USER_END;
 use crate::process::task::{End, Reload, Task};
 use rustix::io::Errno;
 
-/// exit(2), exit_group(2).
+/// exit(2): the end of the thread.
 pub fn exit(task: &mut Task, [status, ..]: Arguments) -> Answer {
     task.end = Some(End::Exited(status as u8));
+    Ok(0)
+}
+
+/// exit_group(2): the end of the process.
+pub fn exit_group(task: &mut Task, [status, ..]: Arguments) -> Answer {
+    task.world.processes.end(&task.process, End::Exited(status as u8));
     Ok(0)
 }
 

@@ -1,10 +1,10 @@
-//! Signals: what is to be done about them, and sending them to oneself.
+//! Signals: what is to be done about them, and sending them.
 //!
 //! A signal that ends a process ends it; handlers are noted and not run. Sources: signal(7), rt_sigaction(2), kill(2).
 
 use super::call::{Answer, Arguments};
 use crate::bus::bus::lock;
-use crate::process::task::Task;
+use crate::process::task::{End, Task};
 use crate::process::world::{Action, SIGNALS};
 use rustix::io::Errno;
 
@@ -68,13 +68,24 @@ pub fn sigaltstack(task: &mut Task, [_, old, ..]: Arguments) -> Answer {
     Ok(0)
 }
 
-/// kill(2), to oneself.
+/// kill(2).
 pub fn kill(task: &mut Task, [process, signal, ..]: Arguments) -> Answer {
-    let process = process as i32;
-    if !matches!(process, 0 | -1) && process != task.process.id && -process != task.process.group() {
+    let signal = signal as i32;
+    if !(0..=SIGNALS as i32).contains(&signal) {
+        return Err(Errno::INVAL);
+    }
+    let found = task.world.processes.find(process as i32, &task.process);
+    if found.is_empty() {
         return Err(Errno::SRCH);
     }
-    send(task, signal as i32)
+    for process in found.iter().filter(|_| signal != 0) {
+        if process.id == task.process.id {
+            send(task, signal)?;
+        } else if !process.ignores(signal) {
+            task.world.processes.end(process, End::Killed(signal));
+        }
+    }
+    Ok(0)
 }
 
 /// tkill(2), to oneself.
