@@ -153,6 +153,34 @@ fn threads_and_processes_share_what_they_should_and_are_bounded() {
     assert_eq!((many.stdout.as_str(), many.status), ("63\n", 3), "{}", many.stderr);
 }
 
+/// Random calls of one seed, and how many.
+const SEEDS: std::ops::Range<u32> = 1..13;
+const CALLS: &str = "400";
+
+#[test]
+fn random_calls_give_what_they_give_natively() {
+    if !kvm::available() {
+        return;
+    }
+    let scratch = Scratch::new("process-calls");
+    let Some(program) = static_c(&scratch, "calls", &["-static"], include_str!("process/calls.c")) else { return };
+    for seed in SEEDS {
+        let [native, hosted] = ["native", "hosted"].map(|side| {
+            let place = scratch.join(&format!("{side}{seed}"));
+            std::fs::create_dir(&place).unwrap();
+            let mut command = Command::new("sh");
+            let program =
+                if side == "native" { &program } else { &format!("{PROGRAM} exec --allow-write -- {program}") };
+            let script = format!("ulimit -n 1024; cd {place} && exec {program} {seed} {CALLS}");
+            command.args(["-c", &script]);
+            finish(command, "")
+        });
+        let differs = native.stdout.lines().zip(hosted.stdout.lines()).find(|(native, hosted)| native != hosted);
+        assert_eq!((differs, native.status), (None, hosted.status), "seed {seed}: {}", hosted.stderr);
+        assert_eq!(native.stdout.len(), hosted.stdout.len(), "seed {seed}");
+    }
+}
+
 /// Builds a static program of C; `None` where there is no compiler.
 fn static_c(scratch: &Scratch, name: &str, flags: &[&str], source: &str) -> Option<String> {
     let (path, file) = (scratch.join(name), scratch.file(&format!("{name}.c"), source.as_bytes()));

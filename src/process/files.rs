@@ -18,12 +18,21 @@ pub struct OpenFile {
     fd: OwnedFd,
     /// Whether it was opened by a path, below the root.
     pub named: bool,
+    /// Whether it was opened to be read.
+    pub readable: bool,
+    /// Whether it was opened to be written.
+    pub writable: bool,
 }
 
 impl OpenFile {
     /// What the host opened.
     pub fn new(fd: OwnedFd, named: bool) -> Arc<OpenFile> {
-        Arc::new(OpenFile { fd, named })
+        let flags = rustix::fs::fcntl_getfl(&fd).unwrap_or(OFlags::PATH);
+        let has = |mode: OFlags| {
+            !flags.contains(OFlags::PATH) && (flags & OFlags::RWMODE == mode || flags.contains(OFlags::RDWR))
+        };
+        let (readable, writable) = (has(OFlags::RDONLY), has(OFlags::WRONLY));
+        Arc::new(OpenFile { fd, named, readable, writable })
     }
 
     /// The host's descriptor.

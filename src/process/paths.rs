@@ -83,6 +83,9 @@ impl Root {
         if flags.contains(OFlags::TMPFILE) {
             return Err(Errno::OPNOTSUPP);
         }
+        if creates && path.ends_with(b"/") {
+            return self.parent(path).and(Err(Errno::ISDIR));
+        }
         let found = match self.look(path, follow) {
             Err(Errno::NOENT) if creates => return self.create(path, flags, mode),
             found => found?,

@@ -35,7 +35,7 @@ pub fn dup3(task: &mut Task, [from, to, flags, ..]: Arguments) -> Answer {
         return Err(Errno::BADF);
     }
     lock(&task.files).put(to as i32, Descriptor { file, close_on_exec });
-    Ok(to)
+    Ok(to as u32 as u64)
 }
 
 /// fcntl(2): descriptors and status flags. Leaves out record locks and leases.

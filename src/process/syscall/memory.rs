@@ -19,13 +19,10 @@ const FIXED: u64 = libc::MAP_FIXED as u64;
 const FIXED_NOREPLACE: u64 = libc::MAP_FIXED_NOREPLACE as u64;
 const ANONYMOUS: u64 = libc::MAP_ANONYMOUS as u64;
 
-/// The rights that PROT_ flags mean. PROT_SEM means nothing; PROT_GROWSDOWN and the like are refused.
-fn rights(prot: u64) -> Result<Rights, Errno> {
+/// The rights that PROT_ flags mean. PROT_SEM means nothing.
+fn rights(prot: u64) -> Rights {
     let bit = |flag: i32| prot & flag as u64 != 0;
-    if prot & 0xffff_ffff & !0xf != 0 {
-        return Err(Errno::INVAL);
-    }
-    Ok(Rights { read: bit(libc::PROT_READ), write: bit(libc::PROT_WRITE), execute: bit(libc::PROT_EXEC) })
+    Rights { read: bit(libc::PROT_READ), write: bit(libc::PROT_WRITE), execute: bit(libc::PROT_EXEC) }
 }
 
 /// A length in whole pages.
@@ -50,13 +47,12 @@ pub fn mmap(task: &mut Task, [address, size, prot, flags, fd, offset]: Arguments
     if !offset.is_multiple_of(PAGE_SIZE) || size == 0 {
         return Err(Errno::INVAL);
     }
-    let rights = rights(prot)?;
+    let rights = rights(prot);
     let backing = if flags & ANONYMOUS != 0 { None } else { Some(task.file(fd)?) };
-    let kind = flags & KIND;
+    let (kind, size) = (flags & KIND, pages(size)?);
     if !matches!(kind, SHARED | PRIVATE | SHARED_VALIDATE) || (kind == SHARED_VALIDATE && backing.is_none()) {
         return Err(Errno::INVAL);
     }
-    let size = pages(size)?;
     let backing = match backing {
         None if kind == PRIVATE => Backing::Anonymous,
         None => task.memory().shared(),
@@ -103,7 +99,8 @@ pub fn munmap(task: &mut Task, [start, size, ..]: Arguments) -> Answer {
 
 /// mprotect(2).
 pub fn mprotect(task: &mut Task, [start, size, prot, ..]: Arguments) -> Answer {
-    let wanted = rights(prot);
+    /// PROT_READ, PROT_WRITE, PROT_EXEC, PROT_SEM.
+    const KNOWN: u64 = 0xf;
     if !start.is_multiple_of(PAGE_SIZE) {
         return Err(Errno::INVAL);
     }
@@ -112,8 +109,10 @@ pub fn mprotect(task: &mut Task, [start, size, prot, ..]: Arguments) -> Answer {
     }
     let size = size.checked_next_multiple_of(PAGE_SIZE).ok_or(Errno::NOMEM)?;
     let end = start.checked_add(size).ok_or(Errno::NOMEM)?;
-    let wanted = wanted?;
-    task.memory().protect(start, end, wanted)?;
+    if prot & !KNOWN != 0 {
+        return Err(Errno::INVAL);
+    }
+    task.memory().protect(start, end, rights(prot))?;
     Ok(0)
 }
 

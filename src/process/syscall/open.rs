@@ -71,7 +71,10 @@ pub fn faccessat(task: &mut Task, [at, path, mode, ..]: Arguments) -> Answer {
 /// faccessat2(2).
 pub fn faccessat2(task: &mut Task, [at, path, mode, flags, ..]: Arguments) -> Answer {
     let flags = AtFlags::from_bits(flags as u32).ok_or(Errno::INVAL)?;
-    let access = Access::from_bits(mode as u32).ok_or(Errno::INVAL)?;
+    if mode as u32 & !7 != 0 {
+        return Err(Errno::INVAL);
+    }
+    let access = Access::from_bits_retain(mode as u32);
     let path = task.path(at, path)?;
     let found = task.world.root.look(&path, !flags.contains(AtFlags::SYMLINK_NOFOLLOW))?;
     rustix::fs::accessat(rustix::fs::CWD, link(found.as_fd()), access, flags & AtFlags::EACCESS)?;
@@ -85,10 +88,10 @@ pub fn faccessat2(task: &mut Task, [at, path, mode, flags, ..]: Arguments) -> An
 
 /// truncate(2).
 pub fn truncate(task: &mut Task, [path, size, ..]: Arguments) -> Answer {
-    let path = task.path(HERE, path)?;
     if (size as i64) < 0 {
         return Err(Errno::INVAL);
     }
+    let path = task.path(HERE, path)?;
     let fd = task.world.root.open_file(&path, OFlags::WRONLY | OFlags::NONBLOCK, Mode::empty())?;
     rustix::fs::ftruncate(fd, size).map(|()| 0)
 }

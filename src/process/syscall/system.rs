@@ -41,7 +41,13 @@ pub fn sysinfo(task: &mut Task, [buffer, ..]: Arguments) -> Answer {
 pub fn random(task: &mut Task, [buffer, size, flags, ..]: Arguments) -> Answer {
     /// Bytes that are had at once.
     const CHUNK: usize = 4096;
-    let flags = GetRandomFlags::from_bits(flags as u32).ok_or(Errno::INVAL)?;
+    /// GRND_NONBLOCK, GRND_RANDOM, GRND_INSECURE, of which the last two exclude each other.
+    const KNOWN: u32 = 7;
+    let flags = flags as u32;
+    if flags & !KNOWN != 0 || flags & 6 == 6 {
+        return Err(Errno::INVAL);
+    }
+    let flags = GetRandomFlags::from_bits_retain(flags);
     let size = size.min(i32::MAX as u64) as usize;
     let mut done = 0;
     while done < size {

@@ -6,9 +6,11 @@
 use super::call::{Answer, Arguments};
 use crate::process::files::OpenFile;
 use crate::process::space::Access;
+use crate::process::tables::USER_END;
 use crate::process::task::Task;
 use rustix::fs::{FileType, SeekFrom, fstat};
 use rustix::io::Errno;
+use std::sync::Arc;
 
 /// Most bytes that one call of the host carries.
 const CHUNK: usize = 1 << 20;
@@ -22,56 +24,60 @@ type Piece = (u64, u64);
 
 /// read(2).
 pub fn read(task: &mut Task, [fd, address, count, ..]: Arguments) -> Answer {
-    let file = task.file(fd)?;
+    let file = readable(task, fd)?;
     fill(task, &file, &[(address, count)], |buffer, _| rustix::io::read(file.fd(), buffer))
 }
 
 /// pread64(2).
 pub fn pread(task: &mut Task, [fd, address, count, offset, ..]: Arguments) -> Answer {
-    let file = task.file(fd)?;
     let start = position(offset)?;
+    seekable(task, fd)?;
+    let file = readable(task, fd)?;
     fill(task, &file, &[(address, count)], |buffer, done| rustix::io::pread(file.fd(), buffer, start + done))
 }
 
 /// readv(2).
 pub fn readv(task: &mut Task, [fd, vectors, count, ..]: Arguments) -> Answer {
-    let file = task.file(fd)?;
+    let file = readable(task, fd)?;
     let pieces = pieces(task, vectors, count)?;
     fill(task, &file, &pieces, |buffer, _| rustix::io::read(file.fd(), buffer))
 }
 
 /// preadv(2).
 pub fn preadv(task: &mut Task, [fd, vectors, count, offset, ..]: Arguments) -> Answer {
-    let file = task.file(fd)?;
     let start = position(offset)?;
+    seekable(task, fd)?;
+    let file = readable(task, fd)?;
     let pieces = pieces(task, vectors, count)?;
     fill(task, &file, &pieces, |buffer, done| rustix::io::pread(file.fd(), buffer, start + done))
 }
 
 /// write(2).
 pub fn write(task: &mut Task, [fd, address, count, ..]: Arguments) -> Answer {
-    let file = task.file(fd)?;
+    let file = writable(task, fd)?;
     drain(task, &[(address, count)], |buffer, _| rustix::io::write(file.fd(), buffer))
 }
 
 /// pwrite64(2).
 pub fn pwrite(task: &mut Task, [fd, address, count, offset, ..]: Arguments) -> Answer {
-    let file = task.file(fd)?;
     let start = position(offset)?;
+    seekable(task, fd)?;
+    let file = writable(task, fd)?;
     drain(task, &[(address, count)], |buffer, done| rustix::io::pwrite(file.fd(), buffer, start + done))
 }
 
 /// writev(2).
 pub fn writev(task: &mut Task, [fd, vectors, count, ..]: Arguments) -> Answer {
-    let file = task.file(fd)?;
+    let file = writable(task, fd)?;
     let pieces = pieces(task, vectors, count)?;
     drain(task, &pieces, |buffer, _| rustix::io::write(file.fd(), buffer))
 }
 
 /// pwritev(2).
 pub fn pwritev(task: &mut Task, [fd, vectors, count, offset, ..]: Arguments) -> Answer {
-    let file = task.file(fd)?;
     let start = position(offset)?;
+    seekable(task, fd)?;
+    let file = writable(task, fd)?;
     let pieces = pieces(task, vectors, count)?;
     drain(task, &pieces, |buffer, done| rustix::io::pwrite(file.fd(), buffer, start + done))
 }
@@ -123,6 +129,24 @@ pub fn copy_file_range(task: &mut Task, [from, from_offset, to, to_offset, count
     Ok(copied as u64)
 }
 
+/// A file that can be read.
+fn readable(task: &Task, fd: u64) -> Result<Arc<OpenFile>, Errno> {
+    task.file(fd).and_then(|file| if file.readable { Ok(file) } else { Err(Errno::BADF) })
+}
+
+/// Whether a file has positions, which comes before what it was opened for.
+fn seekable(task: &Task, fd: u64) -> Result<(), Errno> {
+    match rustix::fs::tell(task.file(fd)?.fd()) {
+        Err(Errno::SPIPE) => Err(Errno::SPIPE),
+        _ => Ok(()),
+    }
+}
+
+/// A file that can be written.
+fn writable(task: &Task, fd: u64) -> Result<Arc<OpenFile>, Errno> {
+    task.file(fd).and_then(|file| if file.writable { Ok(file) } else { Err(Errno::BADF) })
+}
+
 fn position(offset: u64) -> Result<u64, Errno> {
     // Room for what is transferred, so that no sum wraps.
     if offset as i64 >= 0 { Ok(offset) } else { Err(Errno::INVAL) }
@@ -139,6 +163,18 @@ fn pieces(task: &Task, vectors: u64, count: u64) -> Result<Vec<Piece>, Errno> {
     if pieces.iter().any(|(_, size)| *size as i64 <= -1) { Err(Errno::INVAL) } else { Ok(pieces) }
 }
 
+/// Bytes of all pieces.
+///
+/// # Errors
+/// EFAULT: one lies where no program can map anything, be it as long as it may (Linux `access_ok`).
+fn wanted(pieces: &[Piece]) -> Result<u64, Errno> {
+    let possible = |(address, size): &Piece| address.checked_add(*size).is_some_and(|end| end <= USER_END);
+    if !pieces.iter().all(possible) {
+        return Err(Errno::FAULT);
+    }
+    Ok(pieces.iter().map(|(_, size)| (*size).min(COUNT_MAX)).sum::<u64>().min(COUNT_MAX))
+}
+
 /// Fills pieces of a program's memory with what `read` gives, which is told how many bytes came before.
 fn fill(
     task: &Task,
@@ -146,7 +182,7 @@ fn fill(
     pieces: &[Piece],
     mut read: impl FnMut(&mut [u8], u64) -> Result<usize, Errno>,
 ) -> Answer {
-    let wanted: u64 = pieces.iter().map(|(_, size)| (*size).min(COUNT_MAX)).sum::<u64>().min(COUNT_MAX);
+    let wanted = wanted(pieces)?;
     let mut buffer = vec![0; (wanted as usize).min(CHUNK)];
     let mut done = 0;
     loop {
@@ -172,7 +208,7 @@ fn fill(
 
 /// Hands pieces of a program's memory to `write`, which is told how many bytes went before.
 fn drain(task: &mut Task, pieces: &[Piece], mut write: impl FnMut(&[u8], u64) -> Result<usize, Errno>) -> Answer {
-    let wanted: u64 = pieces.iter().map(|(_, size)| (*size).min(COUNT_MAX)).sum::<u64>().min(COUNT_MAX);
+    let wanted = wanted(pieces)?;
     let mut buffer = vec![0; (wanted as usize).min(CHUNK)];
     let mut done = 0;
     loop {
