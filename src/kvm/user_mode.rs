@@ -18,11 +18,6 @@ const STATES: u64 = 0x2e7;
 pub struct Extended(Box<kvm_xsave>);
 
 impl Vcpu {
-    /// No kick of this thread reaches the vCPU any more, so that another may run it.
-    pub fn unbind_from_thread(&self) {
-        super::kick::unbind();
-    }
-
     /// Has general registers come with each exit; false where KVM cannot (before Linux 4.17).
     pub fn exchange_registers(&mut self) -> bool {
         self.sync(Synced::General);

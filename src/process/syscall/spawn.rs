@@ -68,6 +68,8 @@ pub fn clone(task: &mut Task, [flags, stack, parent_id, child_id, tls, _]: Argum
         clear_at_end: if has(CHILD_CLEARTID) { child_id } else { 0 },
         end: None,
         reason: None,
+        // Programs of other systems make no such call.
+        foreign: None,
         reload: Reload::Program,
         extended: None,
         born: None,
