@@ -17,7 +17,7 @@ const DEFAULT_MEMORY: &str = "1G";
 #[derive(Args, Clone, Debug)]
 pub struct ExecConfig {
     /// The program and its arguments; without a slash it is looked for in PATH
-    #[arg(required = true, last = true, value_name = "PROGRAM")]
+    #[arg(required = true, trailing_var_arg = true, allow_hyphen_values = true, value_name = "PROGRAM")]
     pub program: Vec<OsString>,
 
     /// The directory that the program sees as /
