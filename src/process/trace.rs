@@ -4,6 +4,7 @@
 //! Source: strace(1).
 
 use super::syscall::call::{Answer, Arguments};
+use super::syscall::names;
 use super::syscall::table::{self, Form, Row};
 use super::task::{End, Task};
 use crate::bus::bus::lock;
@@ -185,7 +186,10 @@ impl Trace {
                 let _ = write!(text, "{}({})", row.name, arguments.join(", "));
             }
             None => {
-                let _ = write!(text, "syscall_{:#x}(", line.number);
+                let _ = match names::name(line.number) {
+                    Some(name) => write!(text, "{name}("),
+                    None => write!(text, "syscall_{:#x}(", line.number),
+                };
                 let _ = write!(text, "{})", line.arguments.map(|value| format!("{value:#x}")).join(", "));
             }
         }
