@@ -86,9 +86,10 @@ Examples:
 
 const EXEC_EXAMPLES: &str = "\
 Examples:
-  hostel exec -- /bin/busybox echo hello        a static program, with this system's files to read
-  hostel exec --trace -- /bin/busybox ls /      each system call, as strace prints it
-  hostel exec --root DIR --allow-write -- /bin/sh -c 'date >now'
+  hostel exec /bin/ls -l /                      a program, with this system's files to read
+  hostel exec --trace /bin/ls /                 each system call, as strace prints it
+  hostel exec sort.exe <names.txt               a console program for Windows
+  hostel exec --root DIR --allow-write /bin/sh -c 'date >now'
                                                 below a directory of its own, which it may change
 
 The status is the program's own; 128 + N when signal N ended it, 127 when it is not

@@ -130,6 +130,7 @@ fn a_signal_at_any_time_ends_it_by_that_signal_with_the_terminal_restored() {
     if !kvm::available() {
         return;
     }
+    signals_are_not_ignored();
     let signals = [(Signal::INT, 130), (Signal::TERM, 143), (Signal::HUP, 129)];
     for round in 0..100u64 {
         let session = Session::on_terminal(&["run", "--mem", "32M"]);
@@ -141,11 +142,27 @@ fn a_signal_at_any_time_ends_it_by_that_signal_with_the_terminal_restored() {
     }
 }
 
+/// A signal that whoever started the tests ignores stays ignored, and these tests would wait for ever. `nohup` ignores SIGHUP, and `&` in
+/// a script SIGINT.
+fn signals_are_not_ignored() {
+    let status = std::fs::read_to_string("/proc/self/status").expect("the host has /proc");
+    let ignored = status.lines().find_map(|line| line.strip_prefix("SigIgn:")).expect("proc_pid_status(5)");
+    let ignored = u64::from_str_radix(ignored.trim(), 16).expect("a mask");
+    for signal in [Signal::INT, Signal::TERM, Signal::HUP] {
+        assert_eq!(
+            ignored >> (signal.as_raw() - 1) & 1,
+            0,
+            "{signal:?} is ignored: start the tests without nohup or &"
+        );
+    }
+}
+
 #[test]
 fn a_signal_ends_also_who_writes_or_waits_for_a_reader() {
     if !kvm::available() {
         return;
     }
+    signals_are_not_ignored();
     for signal in [Signal::INT, Signal::TERM] {
         let mut command = Command::new(PROGRAM);
         command.args(["run", "interrupts"]);
