@@ -25,7 +25,7 @@ const ENTRIES: u16 = 16;
 const HEADER: u64 = 0x8000;
 const SIZE: usize = 512 * 64;
 /// What the disk holds at first.
-const CONTENT: [u8; SIZE] = [0xdd; SIZE];
+static CONTENT: [u8; SIZE] = [0xdd; SIZE];
 /// Longer than a request of any form takes.
 const HANG: Duration = Duration::from_secs(8);
 
