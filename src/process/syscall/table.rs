@@ -238,4 +238,20 @@ mod tests {
         assert_eq!((number("openat"), find(9999).is_none(), number("nothing")), (Some(257), true, None));
         assert!(ROWS.iter().all(|row| row.forms.len() <= 6));
     }
+    #[test]
+    fn the_page_lists_the_calls_that_are_answered_and_no_others() {
+        let page = std::fs::read_to_string(concat!(env!("CARGO_MANIFEST_DIR"), "/docs/process-vm.md")).unwrap();
+        let table = page.lines().skip_while(|line| *line != "| about | calls | answered in |").skip(2);
+        let cells = table.take_while(|line| !line.is_empty()).filter_map(|line| line.split('|').nth(2));
+        let mut listed: Vec<_> =
+            cells.flat_map(|cell| cell.split(',')).map(|call| call.trim().trim_matches('`')).collect();
+        let mut answered: Vec<_> = ROWS.iter().map(|row| row.name).collect();
+        listed.sort_unstable();
+        answered.sort_unstable();
+        assert_eq!(listed, answered);
+        assert!(
+            page.contains(&format!("\n{} calls are.", ROWS.len())),
+            "docs/process-vm.md has another number of calls"
+        );
+    }
 }
