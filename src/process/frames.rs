@@ -22,8 +22,8 @@ struct State {
     fresh: (usize, u64),
     /// Frames that were used and are free.
     free: Vec<u64>,
-    /// Users of each frame, by number. A program can have at most as many address spaces as there are threads.
-    users: Vec<u16>,
+    /// Users of each frame, by number: at most as many as there are mappings in all address spaces, of which each thread may have one.
+    users: Vec<u32>,
     in_use: u64,
 }
 
@@ -64,7 +64,7 @@ impl Frames {
     pub fn share(&self, gpa: u64) {
         let mut state = lock(&self.state);
         let users = &mut state.users[(gpa / PAGE_SIZE) as usize];
-        *users = users.checked_add(1).expect("no more address spaces than threads");
+        *users = users.checked_add(1).expect("the mappings of 64 address spaces are fewer");
     }
 
     /// Whether a frame has more users than one.

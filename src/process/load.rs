@@ -18,7 +18,7 @@ use std::sync::Arc;
 /// Where a movable program lies (Linux `ELF_ET_DYN_BASE`, two thirds of the addresses).
 const MOVABLE_BASE: u64 = 0x5555_5555_4000;
 /// Most bytes of arguments and environment: a fourth of the stack, as Linux has it.
-const ARGUMENTS_MAX: usize = STACK_SIZE as usize / 4;
+pub const ARGUMENTS_MAX: usize = STACK_SIZE as usize / 4;
 /// Most interpreters of interpreters (Linux `bprm->recursion`).
 const SCRIPTS_MAX: usize = 5;
 /// Longest first line of a script (Linux BINPRM_BUF_SIZE).

@@ -3,8 +3,10 @@
 #![forbid(unsafe_code)]
 
 pub mod files;
+pub mod fixture;
 pub mod frames;
 pub mod futex;
+pub mod hostile;
 pub mod load;
 pub mod options;
 pub mod paths;

@@ -203,7 +203,7 @@ impl Space {
         if self.mappings.len() >= MAPPINGS_MAX {
             return Err(Errno::NOMEM);
         }
-        self.unmap(start, start + size);
+        self.unmap(start, start + size)?;
         self.insert(start, Mapping { end: start + size, rights, backing });
         Ok(start)
     }
@@ -214,29 +214,31 @@ impl Space {
     }
 
     /// Unmaps whatever lies in `start..end`, whole pages.
-    pub fn unmap(&mut self, start: u64, end: u64) {
+    ///
+    /// # Errors
+    /// ENOMEM: more mappings would be left than there may be.
+    pub fn unmap(&mut self, start: u64, end: u64) -> Result<(), Errno> {
         if self.is_free(start, end) {
-            return;
+            return Ok(());
         }
-        self.split(start);
-        self.split(end);
+        self.split_at(start, end)?;
         let inside: Vec<u64> = self.mappings.range(start..end).map(|(start, _)| *start).collect();
         for start in inside {
             self.mappings.remove(&start);
         }
         self.frames.release(self.tables.clear(start, end));
+        Ok(())
     }
 
     /// Changes what `start..end`, whole pages, may be used for.
     ///
     /// # Errors
-    /// ENOMEM: something in it is not mapped.
+    /// ENOMEM: something in it is not mapped, or there would be more mappings than there may be.
     pub fn protect(&mut self, start: u64, end: u64, rights: Rights) -> Result<(), Errno> {
         if !self.is_mapped(start, end) {
             return Err(Errno::NOMEM);
         }
-        self.split(start);
-        self.split(end);
+        self.split_at(start, end)?;
         let inside: Vec<u64> = self.mappings.range(start..end).map(|(start, _)| *start).collect();
         for start in inside {
             let Some(mut mapping) = self.mappings.remove(&start) else { continue };
@@ -289,8 +291,7 @@ impl Space {
         mapping.backing.skip(old.start - first);
         let old_size = old.end - old.start;
         if to.is_none() && size <= old_size {
-            self.unmap(old.start + size, old.end);
-            return Ok(old.start);
+            return self.unmap(old.start + size, old.end).map(|()| old.start);
         }
         let Mapping { rights, backing, .. } = mapping;
         let grown = old.start.checked_add(size).filter(|end| *end <= USER_END);
@@ -302,6 +303,8 @@ impl Space {
         if !may_move {
             return Err(Errno::NOMEM);
         }
+        // What could fail behind the move fails before.
+        self.split_at(old.start, old.end)?;
         let place = to.map_or(Place::Anywhere(0), Place::Fixed);
         let new = self.map(place, size, rights, backing)?;
         let mut moved = Vec::new();
@@ -312,11 +315,12 @@ impl Space {
             self.frames.share(page.frame);
             if !self.tables.set(new + (address - old.start), page) {
                 self.frames.release(vec![page.frame]);
+                // A page that is at both places would be written at both.
+                self.unmap(new, new + size)?;
                 return Err(Errno::NOMEM);
             }
         }
-        self.unmap(old.start, old.end);
-        Ok(new)
+        self.unmap(old.start, old.end).map(|()| new)
     }
 
     /// Where the heap begins.
@@ -336,8 +340,8 @@ impl Space {
                     {
                         return self.heap.end;
                     }
-                } else {
-                    self.unmap(new, old);
+                } else if self.unmap(new, old).is_err() {
+                    return self.heap.end;
                 }
                 self.heap.end = end;
                 end
@@ -523,6 +527,18 @@ impl Space {
         end.checked_sub(size).filter(|start| *start >= USER_START)
     }
 
+    /// Makes `start` and `end` borders of mappings; ENOMEM where that makes too many.
+    fn split_at(&mut self, start: u64, end: u64) -> Result<(), Errno> {
+        let inside = |address| self.find(address).is_some_and(|(start, _)| start < address);
+        let more = [start, end].into_iter().filter(|address| inside(*address)).count();
+        if more > 0 && self.mappings.len() + more > MAPPINGS_MAX {
+            return Err(Errno::NOMEM);
+        }
+        self.split(start);
+        self.split(end);
+        Ok(())
+    }
+
     /// Makes `address` the border of mappings.
     fn split(&mut self, address: u64) {
         let Some((start, mapping)) = self.mappings.range_mut(..address).next_back() else { return };
@@ -583,7 +599,7 @@ mod tests {
         space.read(at + 4094, &mut bytes).unwrap();
         assert_eq!(bytes, [1, 2, 3, 0]);
         assert!(space.frames.count().0 <= used + 2 * AROUND + 3, "pages around two, and three tables");
-        space.unmap(at, at + 4096);
+        space.unmap(at, at + 4096).unwrap();
         assert_eq!(space.read(at, &mut bytes), Err(Fault::Unmapped));
         assert_eq!(space.reachable(at + 4096, 2 << 20, Access::Write) as u64, MIB - 4096);
         for address in [0, USER_START - 1, USER_END - 1, USER_END, u64::MAX - 1, 1 << 63] {
@@ -648,6 +664,39 @@ mod tests {
         assert_eq!((byte, space.is_mapped(at, at + 1)), ([5], false));
         assert_eq!(space.remap(moved..moved + 0x5000, 0x1000, false, None), Ok(moved));
         assert!(space.is_free(moved + 0x1000, moved + 0x5000));
+    }
+
+    #[test]
+    fn mappings_are_bounded_however_they_are_made() {
+        let mut space = space();
+        let size = 2 * MAPPINGS_MAX as u64 * PAGE_SIZE;
+        let at = space.map(Place::Anywhere(0), size, RW, Backing::Anonymous).unwrap();
+        let mut page = at;
+        let full = loop {
+            match space.protect(page, page + PAGE_SIZE, READ) {
+                Ok(()) => page += 2 * PAGE_SIZE,
+                Err(error) => break error,
+            }
+        };
+        assert!(full == Errno::NOMEM && space.mappings.len() <= MAPPINGS_MAX && page < at + size);
+        assert_eq!(space.unmap(at + size - 2 * PAGE_SIZE, at + size - PAGE_SIZE), Err(Errno::NOMEM));
+        assert_eq!(space.unmap(at, at + PAGE_SIZE), Ok(()), "it takes one away");
+        assert_eq!(space.unmap(at, at + size), Ok(()));
+        assert!(space.mappings.is_empty());
+    }
+
+    #[test]
+    fn a_page_may_be_in_as_many_places_as_there_are_mappings() {
+        let mut space = space();
+        let backing = space.shared();
+        for index in 0..33_000 {
+            space.map(Place::Fixed(MIB + index * PAGE_SIZE), PAGE_SIZE, READ, backing.clone()).unwrap();
+        }
+        let mut byte = [0];
+        for index in 0..33_000 {
+            space.read(MIB + index * PAGE_SIZE, &mut byte).unwrap();
+        }
+        assert!(space.duplicate().is_ok(), "the frame has more than 65,536 users");
     }
 
     #[test]

@@ -93,8 +93,7 @@ pub fn munmap(task: &mut Task, [start, size, ..]: Arguments) -> Answer {
     if size == 0 {
         return Err(Errno::INVAL);
     }
-    task.memory().unmap(start, end);
-    Ok(0)
+    task.memory().unmap(start, end).map(|()| 0)
 }
 
 /// mprotect(2).

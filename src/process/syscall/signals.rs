@@ -117,3 +117,34 @@ fn send(task: &mut Task, signal: i32) -> Answer {
     }
     Ok(0)
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::process::fixture::Bench;
+    use std::process::{Command, Stdio};
+
+    #[test]
+    fn signals_reach_no_process_of_the_host() {
+        let mut child = Command::new("cat").stdin(Stdio::piped()).spawn().unwrap();
+        let numbers = [child.id(), std::process::id(), std::os::unix::process::parent_id()].map(|id| id as i32);
+        let mut bench = Bench::new(&std::env::temp_dir(), false, false, &[]);
+        let task = bench.task(0).unwrap();
+        let own = task.id;
+        for id in numbers.into_iter().filter(|id| *id != own) {
+            let id = id as u64;
+            for signal in [0, libc::SIGKILL as u64, libc::SIGTERM as u64] {
+                assert_eq!(kill(task, [id, signal, 0, 0, 0, 0]), Err(Errno::SRCH));
+                assert_eq!(kill(task, [id.wrapping_neg(), signal, 0, 0, 0, 0]), Err(Errno::SRCH));
+                assert_eq!(tkill(task, [id, signal, 0, 0, 0, 0]), Err(Errno::SRCH));
+                assert_eq!(tgkill(task, [id, id, signal, 0, 0, 0]), Err(Errno::SRCH));
+            }
+        }
+        assert_eq!(kill(task, [u64::MAX, 9, 0, 0, 0, 0]), Err(Errno::SRCH), "there is no other");
+        assert_eq!(kill(task, [0, 9, 0, 0, 0, 0]), Ok(0), "its own group");
+        assert_eq!(task.ends(), Some(End::Killed(9)));
+        assert_eq!(child.try_wait().unwrap(), None);
+        drop(child.stdin.take());
+        assert!(child.wait().unwrap().success());
+    }
+}

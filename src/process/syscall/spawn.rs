@@ -4,7 +4,7 @@
 
 use super::call::{Answer, Arguments};
 use crate::bus::bus::lock;
-use crate::process::load::Image;
+use crate::process::load::{ARGUMENTS_MAX, Image};
 use crate::process::tables::USER_END;
 use crate::process::task::{Gate, Reload, Task};
 use crate::process::world::Process;
@@ -113,17 +113,39 @@ fn texts(task: &Task, list: u64) -> Result<Vec<Vec<u8>>, Errno> {
     if list == 0 {
         return Ok(texts);
     }
-    let mut at = list;
+    let (mut at, mut size) = (list, 0);
     loop {
         match task.read_u64(at)? {
             0 => break,
-            _ if texts.len() == TEXTS_MAX => return Err(Errno::TOOBIG),
+            // Many pointers may lead to one long text, so what they make together has a bound here already.
+            _ if texts.len() == TEXTS_MAX || size > ARGUMENTS_MAX => return Err(Errno::TOOBIG),
             text => {
                 let text = task.memory().read_text(text, TEXT_MAX);
-                texts.push(text.map_err(|error| if error == Errno::NAMETOOLONG { Errno::TOOBIG } else { error })?);
+                let text = text.map_err(|error| if error == Errno::NAMETOOLONG { Errno::TOOBIG } else { error })?;
+                size += text.len();
+                texts.push(text);
             }
         }
         at = at.checked_add(8).ok_or(Errno::FAULT)?;
     }
     Ok(texts)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::process::fixture::{Bench, DATA, DATA_SIZE};
+
+    #[test]
+    fn one_long_text_that_is_named_often_is_too_much() {
+        let mut bench = Bench::new(&std::env::temp_dir(), false, false, &[]);
+        let task = bench.task(0).unwrap();
+        task.write(DATA, &[b'x'; 0x2000]).unwrap();
+        let list = DATA + 0x2008;
+        task.write(list, &DATA.to_le_bytes().repeat(((DATA + DATA_SIZE - list) / 8) as usize)).unwrap();
+        // The list goes on where nothing is mapped: what comes before that is too much already.
+        assert_eq!(texts(task, list), Err(Errno::TOOBIG));
+        assert_eq!(texts(task, DATA + DATA_SIZE - 8), Err(Errno::FAULT));
+        bench.finish();
+    }
 }

@@ -165,7 +165,7 @@ impl user::Memory for ProgramMemory {
     }
 
     fn unmap(&mut self, address: u64, size: u64) {
-        lock(&self.0).unmap(address, address + size);
+        lock(&self.0).unmap(address, address + size).expect("there are fewer regions than there may be mappings");
     }
 }
 

@@ -7,8 +7,8 @@
 use super::pe::{Access, PAGE};
 use std::collections::BTreeMap;
 
-/// Most pieces: a program may cut its memory as it likes.
-const REGIONS_MAX: usize = 1 << 16;
+/// Most pieces: a program may cut its memory as it likes. Fewer than there may be mappings, so that each can be one.
+const REGIONS_MAX: usize = 1 << 15;
 
 const PAGE_NOACCESS: u32 = 0x01;
 const PAGE_READONLY: u32 = 0x02;

@@ -1,0 +1,319 @@
+//! System calls of a hostile program, made of bytes: numbers from the table and beside it, arguments as each call wants them, and as none
+//! does. Used by the fuzz target and by a test of every day.
+//!
+//! Nothing waits: a call that would is asked without waiting where it can be, or else left out, which is looked up in the program's
+//! memory beforehand. Nothing grows: what makes a file long is cut to 1 MiB, or is so long that no file can be.
+//! Source: Linux `arch/x86/entry/syscalls/syscall_64.tbl`.
+
+use super::fixture::{Bench, DATA, DATA_SIZE, FORBIDDEN, HEAP, MAPPED_FILE, READ_ONLY, SHARED};
+use super::space::USER_START;
+use super::stub;
+use super::syscall::call::Arguments;
+use super::syscall::open::HERE;
+use super::syscall::table::{Form, ROWS};
+use super::tables::USER_END;
+use super::task::Task;
+use crate::arch::layout::{MIB, PAGE_SIZE};
+use rustix::fs::OFlags;
+use std::path::{Path, PathBuf};
+
+/// Bytes of a call: the program, the number, and kind and value of six arguments.
+pub const CALL_SIZE: usize = 14;
+/// Most calls of an input.
+const CALLS_MAX: usize = 48;
+/// Longest time that is waited, in nanoseconds.
+const WAIT_MAX: i64 = 1_000_000;
+/// Sizes that are had, as bits of them.
+const SIZE_MAX: u64 = 0x1_ffff;
+
+const PATHS: [&[u8]; 16] = [
+    b"/file",
+    b"file",
+    b"/directory",
+    b"directory/../file",
+    b"/up/../../secret",
+    b"/link",
+    b"/a",
+    b"a/b",
+    b"/program",
+    b"/script",
+    b"/proc/self/exe",
+    b"",
+    b".",
+    b"/file/x",
+    b"/directory/a/",
+    b"/../../../../etc/passwd",
+];
+/// Where in [`DATA`] the paths stand, 64 bytes each, and what comes behind them.
+const VECTORS: u64 = 0x400;
+const TIMES: u64 = 0x480;
+const POLLS: u64 = 0x500;
+const TEXTS: u64 = 0x580;
+const NUMBERS: u64 = 0x600;
+
+/// Combinations of flags that some call knows.
+const FLAGS: [u64; 31] = [
+    0, 1, 2, 3, 4, 5, 6, 8, 9, 0x11, 0x22, 0x32, 0x21, 0x12, 0x10_0022, 0x80, 0x81, 0x89, 0x100, 0x4100, 0x1_0f00,
+    0x3d_0f00, 0x120_0011, 0x1000, 0x200, 0x400, 0x800, 0x1002, 0x1003, 0xfff, 0x40,
+];
+const OPEN_FLAGS: [i32; 8] = [
+    libc::O_RDONLY,
+    libc::O_RDWR,
+    libc::O_RDWR | libc::O_CREAT,
+    libc::O_WRONLY | libc::O_TRUNC,
+    libc::O_PATH,
+    libc::O_DIRECTORY,
+    libc::O_CREAT | libc::O_EXCL | libc::O_CLOEXEC,
+    libc::O_RDWR | libc::O_TMPFILE,
+];
+const REQUESTS: [libc::Ioctl; 8] = [
+    libc::TCGETS,
+    libc::TCSETS,
+    libc::TIOCGWINSZ,
+    libc::TIOCSWINSZ,
+    libc::TIOCGPGRP,
+    libc::FIONREAD,
+    libc::FIOCLEX,
+    libc::FIONCLEX,
+];
+
+/// Fills `outside` with a root, `shared`, that things lead out of; returns it.
+///
+/// # Errors
+/// What the host says.
+pub fn fill(outside: &Path) -> std::io::Result<PathBuf> {
+    let root = outside.join("shared");
+    std::fs::create_dir_all(root.join("directory"))?;
+    std::fs::write(outside.join("secret"), "secret")?;
+    std::fs::write(root.join("file"), "content".repeat(100))?;
+    std::fs::write(root.join("script"), "#!/program\n")?;
+    std::fs::write(root.join("program"), program())?;
+    std::os::unix::fs::symlink("..", root.join("up"))?;
+    std::os::unix::fs::symlink("../secret", root.join("link"))?;
+    for name in ["program", "script"] {
+        std::fs::set_permissions(root.join(name), std::os::unix::fs::PermissionsExt::from_mode(0o755))?;
+    }
+    Ok(root)
+}
+
+/// The smallest program: one segment, which is its own headers and zeros behind them.
+fn program() -> Vec<u8> {
+    let mut file = b"\x7fELF\x02\x01\x01\0\0\0\0\0\0\0\0\0\x02\0\x3e\0\x01\0\0\0".to_vec();
+    let words = |file: &mut Vec<u8>, words: &[u64]| words.iter().for_each(|word| file.extend(word.to_le_bytes()));
+    words(&mut file, &[DATA + 120, 64, 0, 0x0038_0040_0000_0000, 1, 0x6_0000_0001]);
+    words(&mut file, &[0, DATA, DATA, 120, DATA_SIZE, PAGE_SIZE]);
+    file
+}
+
+/// Does what `input` says below `root`, and asserts after each call that its answer is one that Linux could give, and at the end what
+/// [`Bench`] asserts.
+///
+/// # Panics
+/// Something of it does not hold.
+pub fn run(root: &Path, input: &[u8]) {
+    // One that makes no call needs no machine either.
+    let Some((how, calls)) = input.split_first().filter(|(_, calls)| calls.len() >= CALL_SIZE) else { return };
+    let open = [
+        ("/file", OFlags::RDONLY),
+        ("/directory", OFlags::RDONLY),
+        ("/script", if how & 1 != 0 { OFlags::RDWR } else { OFlags::RDONLY }),
+    ];
+    let mut bench = Bench::new(root, how & 1 != 0, how & 2 != 0, &open);
+    bench.task(0).map(prepare);
+    for bytes in calls.chunks_exact(CALL_SIZE).take(CALLS_MAX) {
+        let index = usize::from(bytes[0]);
+        let Some(task) = bench.task(index) else { break };
+        let (number, wanted) = decode(bytes);
+        let Some((number, arguments)) = tame(task, number, wanted) else { continue };
+        let answer = bench.call(index, number, arguments).unwrap_or(0) as i64;
+        assert!(answer >= -133, "call {number} with {arguments:x?} gave {answer}, which is no error of Linux'");
+        if bytes[0] >= 0xf0 {
+            bench.check();
+        }
+    }
+    bench.finish();
+}
+
+/// Puts into the program's memory what arguments point to.
+fn prepare(task: &mut Task) {
+    let put = |offset: u64, bytes: &[u8]| task.write(DATA + offset, bytes).expect("it is mapped");
+    let words = |offset: u64, words: &[u64]| {
+        put(offset, words.iter().flat_map(|word| word.to_le_bytes()).collect::<Vec<_>>().as_slice())
+    };
+    let end = DATA + DATA_SIZE;
+    words(VECTORS, &[DATA + 0x1000, 16, end - 8, 64, DATA + 0xffc, 8, READ_ONLY, 32, 0, u64::MAX]);
+    words(TIMES, &[0, 0, 0, 1000, u64::MAX, 0, 0, 1 << 40, i64::MAX as u64, 999_999_999]);
+    words(POLLS, &[1 << 32, 4 << 32 | 4, 1 << 32 | 99, u32::MAX.into()]);
+    words(TEXTS, &[DATA, DATA + 64, READ_ONLY, 0, DATA, FORBIDDEN, 0]);
+    words(NUMBERS, &[0, 1, i64::MAX as u64, u64::MAX, 4096, 0x7fff_ffff]);
+    for (index, path) in (0..).zip(PATHS) {
+        put(index * 64, path);
+    }
+}
+
+fn decode(bytes: &[u8]) -> (u64, Arguments) {
+    let row = ROWS.get(usize::from(bytes[1]) % (ROWS.len() + 1));
+    let number = row.map_or(u64::from(bytes[2]) * 3, |row| row.number);
+    let mut arguments = [0; 6];
+    for (index, (argument, from)) in arguments.iter_mut().zip(bytes[2..].as_chunks::<2>().0).enumerate() {
+        let form = row.and_then(|row| row.forms.get(index)).copied().unwrap_or(Form::Hex);
+        *argument = value(form, *from);
+    }
+    (number, arguments)
+}
+
+/// An argument: mostly one of its form, else an address, or a number at an edge.
+fn value(form: Form, [kind, value]: [u8; 2]) -> u64 {
+    let small = u64::from(value);
+    let of = |list: &[u64]| list[usize::from(value) % list.len()];
+    match kind {
+        0xf0.. => edge(value),
+        0xe0.. => pointer(value, u64::from(kind & 15)),
+        _ => match form {
+            Form::Fd => small % 6,
+            Form::At if value % 2 == 0 => HERE,
+            Form::At => small % 6,
+            Form::Path => DATA + small % 16 * 64,
+            Form::Time => DATA + TIMES + small % 5 * 16,
+            Form::Pointer | Form::In | Form::Out | Form::OutText => pointer(value, u64::from(kind & 15)),
+            Form::OpenFlags => OPEN_FLAGS[usize::from(value) % OPEN_FLAGS.len()] as u64,
+            Form::Ioctl => REQUESTS[usize::from(value) % REQUESTS.len()],
+            Form::Size | Form::Number if kind & 1 != 0 => edge(value) & SIZE_MAX,
+            Form::Mode => small | 0o400,
+            Form::Prot | Form::Whence | Form::Signal | Form::Clock | Form::AccessMode | Form::Fcntl => small % 70,
+            Form::Hex | Form::MapFlags | Form::AtFlags => of(&FLAGS),
+            Form::Size | Form::Number => small,
+        },
+    }
+}
+
+/// A number close to one at which something changes.
+fn edge(value: u8) -> u64 {
+    let edge = match value & 63 {
+        0 => 0,
+        1 => USER_END,
+        2 => USER_END - PAGE_SIZE,
+        3 => HERE,
+        bit => 1 << bit,
+    };
+    edge.wrapping_add(u64::from(value >> 6)).wrapping_sub(1)
+}
+
+/// An address in one of the mappings, at its end, or where there is none.
+fn pointer(which: u8, offset: u64) -> u64 {
+    let inner = [0, 1, 4, 8, 64, 0x100, VECTORS, TIMES, TIMES + 16, POLLS, TEXTS, NUMBERS, 0xff8, 0xffc, 0xfff, 0x800];
+    let offset = inner[offset as usize % inner.len()];
+    let bases = [
+        DATA,
+        DATA,
+        DATA + 0x1000,
+        DATA + 0x2000,
+        DATA + 0x3000,
+        READ_ONLY,
+        FORBIDDEN,
+        MAPPED_FILE,
+        MAPPED_FILE + PAGE_SIZE,
+        HEAP,
+        SHARED,
+        0,
+        USER_START,
+        USER_END - PAGE_SIZE,
+        stub::BASE,
+        u64::MAX - PAGE_SIZE + 1,
+        1 << 63,
+    ];
+    match usize::from(which) % (bases.len() * 2) {
+        // Whole pages, which the calls about memory want.
+        index if index >= bases.len() => bases[index - bases.len()],
+        index => bases[index].wrapping_add(offset),
+    }
+}
+
+/// Whether the time at `address` is over at once, or is none. A time in the past is, where it is absolute.
+fn is_short(task: &Task, address: u64, unit: i64) -> bool {
+    let word = |at: u64| task.read_u64(at).map(|word| word as i64);
+    match (word(address), word(address.wrapping_add(8))) {
+        (Ok(seconds), Ok(fraction)) => seconds < 0 || fraction < 0 || (seconds == 0 && fraction <= WAIT_MAX / unit),
+        _ => address != 0,
+    }
+}
+
+/// The call as it is made: it waits for nothing, makes nothing long, and what it makes can be removed. `None` where it would wait.
+fn tame(task: &Task, mut number: u64, mut arguments: Arguments) -> Option<(u64, Arguments)> {
+    let cut = |size: &mut u64| *size = if *size <= i64::MAX as u64 { (*size).min(MIB) } else { *size };
+    let set = |argument: &mut u64, flags: i32| *argument |= flags as u64;
+    let [a, b, c, d, e, _] = &mut arguments;
+    match number as i64 {
+        libc::SYS_poll => *c &= 1,
+        libc::SYS_ppoll | libc::SYS_clock_nanosleep if !is_short(task, *c, 1) => return None,
+        libc::SYS_pselect6 if !is_short(task, *e, 1) => return None,
+        libc::SYS_select if !is_short(task, *e, 1000) => return None,
+        libc::SYS_nanosleep if !is_short(task, *a, 1) => return None,
+        libc::SYS_futex if matches!(*b as u32 & 0x7f, 0 | 9) && !is_short(task, *d, 1) => return None,
+        libc::SYS_wait4 => set(c, libc::WNOHANG),
+        libc::SYS_flock => set(b, libc::LOCK_NB),
+        // A pipe that is full or empty says so.
+        libc::SYS_pipe => (number, *b) = (libc::SYS_pipe2 as u64, libc::O_NONBLOCK as u64),
+        libc::SYS_pipe2 => set(b, libc::O_NONBLOCK),
+        libc::SYS_fcntl if *b as i32 == libc::F_SETFL => set(c, libc::O_NONBLOCK),
+        libc::SYS_ioctl if *b == libc::FIONBIO => return None,
+        libc::SYS_fallocate => [c, d].into_iter().for_each(cut),
+        libc::SYS_pwrite64 | libc::SYS_pwritev | libc::SYS_sendfile => cut(d),
+        libc::SYS_copy_file_range => cut(e),
+        libc::SYS_chmod | libc::SYS_fchmod | libc::SYS_mkdir => set(b, 0o700),
+        libc::SYS_fchmodat | libc::SYS_mkdirat => set(c, 0o700),
+        libc::SYS_umask => *a &= 0o077,
+        _ => {}
+    }
+    Some((number, arguments))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::process::syscall::table;
+    use proptest::prelude::*;
+
+    /// A directory in memory where there is such a thing.
+    struct Scratch(PathBuf);
+
+    impl Scratch {
+        fn new(name: &str) -> Scratch {
+            let memory = PathBuf::from("/dev/shm");
+            let base = if memory.is_dir() { memory } else { std::env::temp_dir() };
+            let path = base.join(format!("hostel-{name}-{}", std::process::id()));
+            std::fs::create_dir(&path).unwrap();
+            Scratch(path.canonicalize().unwrap())
+        }
+    }
+
+    impl Drop for Scratch {
+        fn drop(&mut self) {
+            let _ = std::fs::remove_dir_all(&self.0);
+        }
+    }
+
+    proptest! {
+        #![proptest_config(ProptestConfig { cases: 50, failure_persistence: None, ..ProptestConfig::default() })]
+
+        #[test]
+        fn a_hostile_program_gets_answers_and_nothing_else(
+            input in prop::collection::vec(any::<u8>(), 1..1 + CALL_SIZE * 32)
+        ) {
+            static TURN: std::sync::Mutex<()> = std::sync::Mutex::new(());
+            let _turn = TURN.lock();
+            let outside = Scratch::new("hostile");
+            let root = fill(&outside.0).unwrap();
+            run(&root, &input);
+            prop_assert_eq!(std::fs::read(outside.0.join("secret")).unwrap(), b"secret");
+            prop_assert_eq!(std::fs::read_dir(&outside.0).unwrap().count(), 2, "nothing is made outside");
+        }
+    }
+
+    #[test]
+    fn what_is_tried_reaches_each_call() {
+        let numbers: std::collections::BTreeSet<u64> =
+            (0..=255).map(|row| decode(&[[0, row].as_slice(), &[0; 12]].concat()).0).collect();
+        assert!(table::ROWS.iter().all(|row| numbers.contains(&row.number)));
+    }
+}
