@@ -267,15 +267,18 @@ fn calls_are_traced_denied_and_counted() {
         return;
     }
     let Some(busybox) = busybox() else { return };
-    let traced = hostel(&["exec", "--trace", "--", busybox, "cat", "/etc/hostname"], "");
-    for line in ["openat(AT_FDCWD, \"/etc/hostname\", O_RDONLY", "exit_group(0)", "+++ exited with 0 +++"] {
+    let scratch = Scratch::new("process-traced");
+    let file = scratch.file("file", b"content");
+    let traced = hostel(&["exec", "--trace", "--", busybox, "cat", &file], "");
+    let opened = format!("openat(AT_FDCWD, \"{file}\", O_RDONLY");
+    for line in [&opened, "exit_group(0)", "+++ exited with 0 +++"] {
         assert!(
             traced.stderr.contains(line) || traced.stderr.contains(&line.replace("openat(AT_FDCWD, ", "open(")),
             "{}",
             traced.stderr
         );
     }
-    let denied = hostel(&["exec", "--deny", "getuid,openat,open", "--", busybox, "cat", "/etc/hostname"], "");
+    let denied = hostel(&["exec", "--deny", "getuid,openat,open", "--", busybox, "cat", &file], "");
     assert!(denied.stderr.contains("Operation not permitted") && denied.status == 1, "{}", denied.stderr);
     let unknown = hostel(&["exec", "--", busybox, "chroot", "/", "/bin/true"], "");
     assert_eq!(

@@ -62,7 +62,7 @@ static long call(int kind) {
     case 20: return syscall(SYS_rmdir, path());
     case 21: return syscall(SYS_unlink, path());
     case 22: return syscall(SYS_rename, path(), path());
-    case 23: return syscall(SYS_symlink, PICK((long)"a", (long)"d", (long)"link", (long)"/etc"), path());
+    case 23: return syscall(SYS_symlink, PICK((long)"a", (long)"d", (long)"link", (long)"d/b"), path());
     case 24: return syscall(SYS_link, path(), path());
     case 25: return syscall(SYS_access, path(), PICK(0, 4, 2, 6, 77));
     case 26: return syscall(SYS_readlink, path(), memory(), PICK(0, 1, 100, -1));

@@ -72,17 +72,7 @@ impl Server {
         let port =
             TcpListener::bind("127.0.0.1:0").and_then(|listener| listener.local_addr()).expect("a free port").port();
         let mut command = Command::new(PROGRAM);
-        command.args([
-            "run",
-            "--transport",
-            "mmio",
-            "--mem",
-            "64M",
-            "--timeout",
-            "100s",
-            "--pcap",
-            "/tmp/g-single.pcap",
-        ]);
+        command.args(["run", "--transport", "mmio", "--mem", "64M", "--timeout", "100s"]);
         command.args(["--net", &format!("user,forward={port}:80"), "--disk", &format!("{disk},ro,delay={DELAY}")]);
         command.args(["--", "server"]).args(design.split(' '));
         let mut session = Session::on_pipes(command);
