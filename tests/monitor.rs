@@ -12,7 +12,7 @@ use sha2::{Digest, Sha256};
 use std::fs;
 use std::path::Path;
 
-/// Code lines that the monitor may have.
+/// Code lines that the monitor may have: neither blank nor comment.
 const LINES_MAX: usize = 1_500;
 /// Lines that the monitor itself prints of a run that it does not trace: a heading, and a table a guest.
 const OWN_LINES_MAX: usize = 80;
@@ -47,8 +47,14 @@ fn two_guests_print_what_they_print_alone_and_both_have_turns() {
     }
     let finished = monitor(&[]);
     assert_eq!(finished.status, 0, "{finished:#?}");
+    // Which of the programs of `user` is done first depends on when they were interrupted, here and alone.
+    let sorted = |text: &str| {
+        let mut lines: Vec<String> = text.lines().map(str::to_owned).collect();
+        lines.sort();
+        lines
+    };
     for (prefix, guest) in [("1:user", "user"), ("2:hello", "hello")] {
-        assert_eq!(console(&finished, prefix), run(&[guest]).stdout, "{finished:#?}");
+        assert_eq!(sorted(&console(&finished, prefix)), sorted(&run(&[guest]).stdout), "{finished:#?}");
         assert!(finished.stdout.contains(&format!("\n{prefix}: powered off; ")), "{finished:#?}");
     }
     let turns: Vec<u64> = finished
@@ -142,22 +148,15 @@ fn each_trap_is_told_on_request() {
     };
     assert_eq!(told(": #GP OUT [ee]"), counted(&finished, "1:hello", "  OUT"), "{finished:#?}");
     assert!(told("MOV to or from CR, CLTS [0f 22 d8]") == 1, "{finished:#?}");
-    let finished = monitor(&["trace", "faults"]);
-    let lines = finished.stdout.lines().filter(|line| line.contains("# ring ")).count();
-    assert!(lines <= 300 && finished.stdout.contains("; further traps are only counted\n"), "{lines}");
 }
 
-/// Counted are lines with code: no blank ones, no comments, no closing brackets, no imports or attributes.
+/// Counted are lines that are neither blank nor a comment, as in `tests/layering.rs`.
 #[test]
 fn the_monitor_stays_small() {
     let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("guest");
     let Ok(modules) = fs::read_dir(root.join("monitor")) else { return kvm::skip("the sources are not here") };
     let files = modules.map(|entry| entry.expect("it can be listed").path()).chain([root.join("bin/monitor.rs")]);
-    let is_code = |line: &&str| {
-        let line = line.trim();
-        let has_word = line.contains(|letter: char| letter.is_ascii_alphanumeric());
-        has_word && !["//", "#", "use ", "mod ", "pub mod "].iter().any(|start| line.starts_with(start))
-    };
+    let is_code = |line: &&str| !line.trim().is_empty() && !line.trim_start().starts_with("//");
     let lines: usize =
         files.map(|path| fs::read_to_string(path).expect("it is text").lines().filter(is_code).count()).sum();
     println!("{lines} code lines, of {LINES_MAX} at most");

@@ -14,15 +14,13 @@ use core::mem::MaybeUninit;
 use core::ptr::addr_of;
 use core::sync::atomic::{AtomicU64, Ordering};
 
+use guest::cpu::{CR0_TS, FLAG_IF};
 use guest::interrupt::{self, Frame};
 use guest::start_info::StartInfo;
 use guest::text::Hex;
 use guest::{apic, cpu, power, print};
 
 const VECTOR: u8 = interrupt::FIRST_FREE;
-const FLAG_IF: u64 = 1 << 9;
-/// CR0.TS.
-const TASK_SWITCHED: u64 = 1 << 3;
 /// Selectors of `guest/asm/entry.s`.
 const CODE: u64 = 0x08;
 const DATA: u64 = 0x10;
@@ -48,7 +46,7 @@ extern "C" fn guest_main(boot_information: u64) -> ! {
     let mut right = check("PUSHF after CLI: IF", flags() & FLAG_IF, 0);
     right &= check("POPF sets IF: interrupts that came", let_in_by_popf(), 1);
     right &= check("SGDT: base", global_table(), address_of_table());
-    right &= check("SMSW: CR0.TS after it was set", status_word_after_ts(), TASK_SWITCHED);
+    right &= check("SMSW: CR0.TS after it was set", status_word_after_ts(), CR0_TS);
     right &= check("MOV from CS: selector", code_selector(), CODE);
     if StartInfo::at(boot_information).command_line().starts_with(b"descriptors") {
         right &= check("LAR of CS: rights", access_rights(CODE), CODE_RIGHTS);
@@ -111,9 +109,9 @@ fn status_word_after_ts() -> u64 {
     // SAFETY: nothing uses the registers that TS keeps, and it is cleared again.
     unsafe {
         asm!("mov {1}, cr0", "or {1}, {ts}", "mov cr0, {1}", "smsw {0:e}", "clts", out(reg) word, out(reg) _,
-            ts = const TASK_SWITCHED, options(nomem, nostack));
+            ts = const CR0_TS, options(nomem, nostack));
     }
-    word & TASK_SWITCHED
+    word & CR0_TS
 }
 
 fn code_selector() -> u64 {

@@ -13,7 +13,7 @@ use core::arch::asm;
 
 use guest::memory::{GIB, map_gib, page_directory_entry, read32, write32};
 use guest::port::{in8, out8};
-use guest::text::Show;
+use guest::text::{Column, Left};
 use guest::{attempt, cpu, fault, interrupt, power, print};
 
 /// How often each thing is done.
@@ -70,12 +70,7 @@ extern "C" fn guest_main(_boot_information: u64) -> ! {
     for row in &ROWS {
         let cycles = shortest(row.once);
         costs_time &= cycles > 0;
-        show_padded(cycles, 10);
-        print!("  ", row.what);
-        for _ in row.what.len()..21 {
-            print!(" ");
-        }
-        print!(row.answered_by, "\n");
+        print!(Column(cycles, 10), "  ", Left(row.what, 21), row.answered_by, "\n");
     }
     if costs_time { power::off() } else { power::exit(1) }
 }
@@ -89,15 +84,6 @@ fn shortest(once: fn()) -> u64 {
         fewest = fewest.min(cpu::time_stamp() - start);
     }
     fewest
-}
-
-/// Prints `number` at the end of `width` columns.
-fn show_padded(number: u64, width: u32) {
-    let digits = number.checked_ilog10().unwrap_or(0) + 1;
-    for _ in digits..width {
-        print!(" ");
-    }
-    number.show();
 }
 
 fn read_cr0() -> u64 {

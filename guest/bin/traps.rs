@@ -248,21 +248,20 @@ fn rdtsc() -> Found {
 }
 
 fn control_registers() -> Found {
-    const TASK_SWITCHED: u64 = 1 << 3;
     const NO_TIME_STAMPS: u64 = 1 << 2; // for ring 3
     let (cr0, cr3, cr4): (u64, u64, u64);
     let (new0, new3, new4, raised, lowered): (u64, u64, u64, u64, u64);
     // SAFETY: each value is legal, ring 0 minds none of them, and the old ones come back.
     unsafe {
         asm!("mov {}, cr0", out(reg) cr0);
-        asm!("mov cr0, {1}", "mov {0}, cr0", "mov cr0, {2}", out(reg) new0, in(reg) cr0 | TASK_SWITCHED, in(reg) cr0);
+        asm!("mov cr0, {1}", "mov {0}, cr0", "mov cr0, {2}", out(reg) new0, in(reg) cr0 | cpu::CR0_TS, in(reg) cr0);
         asm!("mov {0}, cr3", "mov cr3, {0}", "mov {1}, cr3", out(reg) cr3, out(reg) new3);
         asm!("mov {}, cr4", out(reg) cr4);
         asm!("mov cr4, {1}", "mov {0}, cr4", "mov cr4, {2}", out(reg) new4, in(reg) cr4 ^ NO_TIME_STAMPS, in(reg) cr4);
         asm!("mov cr8, {1}", "mov {0}, cr8", out(reg) raised, in(reg) 5u64);
         asm!("mov cr8, {1}", "mov {0}, cr8", out(reg) lowered, in(reg) 0u64);
     }
-    let written = new0 == cr0 | TASK_SWITCHED && new3 == cr3 && new4 == cr4 ^ NO_TIME_STAMPS;
+    let written = new0 == cr0 | cpu::CR0_TS && new3 == cr3 && new4 == cr4 ^ NO_TIME_STAMPS;
     (written && raised == 5 && lowered == 0).into()
 }
 

@@ -13,6 +13,7 @@ use core::mem::MaybeUninit;
 use core::ptr::{addr_of, addr_of_mut, copy_nonoverlapping};
 
 use guest::interrupt::{self, Frame};
+use guest::memory::{PRESENT, USER, WRITABLE};
 use guest::ring3::{self, CODE_3, DATA_3};
 use guest::text::Hex;
 use guest::{apic, cpu, power, print};
@@ -33,11 +34,6 @@ const TIMER: u8 = interrupt::FIRST_FREE;
 const START: u64 = 0;
 const TELL: u64 = 1;
 const EXIT: u64 = 2;
-
-/// Page table entry: present, writable, for ring 3.
-const PRESENT: u64 = 1 << 0;
-const WRITABLE: u64 = 1 << 1;
-const USER: u64 = 1 << 2;
 
 // The program, RDI: an address to read at the end, or 0; RSI: its number; RDX: its turns.
 global_asm!(

@@ -5,11 +5,12 @@
 //! access to the IOAPIC is an exit to Hostel.
 //! Sources: Intel SDM vol. 3A ch. 11 (LAPIC); Intel 82093AA (IOAPIC) §3.
 
+use crate::cpu;
 use crate::memory::{map_gib, read32, write32};
 use crate::port::out8;
 
 /// LAPIC registers, of whichever processor looks.
-const LAPIC: u64 = 0xfee0_0000;
+pub const LAPIC: u64 = 0xfee0_0000;
 const ID: u64 = LAPIC + 0x20;
 const END_OF_INTERRUPT: u64 = LAPIC + 0xb0;
 const SPURIOUS_VECTOR: u64 = LAPIC + 0xf0;
@@ -37,6 +38,9 @@ const PENDING: u32 = 1 << 12;
 /// Clocks of the timer, after division, in a millisecond. KVM's LAPIC runs at 1 GHz unless told otherwise (KVM API
 /// KVM_CAP_X86_APIC_BUS_CYCLES_NS).
 const TIMER_PER_MS: u32 = 1_000_000 / 16;
+
+/// How often [`cycles_per_ms`] measures: the shortest time counts, for others were interrupted by the host.
+const CALIBRATIONS: u32 = 4;
 
 /// The interrupt masks of the two PICs (Intel 8259A "OCW1").
 const PIC_MASKS: [u16; 2] = [0x21, 0xa1];
@@ -108,6 +112,17 @@ pub fn wait_until(limit_ms: u32, done: impl Fn() -> bool) -> bool {
         core::hint::spin_loop();
     }
     true
+}
+
+/// Cycles of the time stamp counter in a millisecond, measured by the silent timer.
+pub fn cycles_per_ms() -> u64 {
+    let mut fewest = u64::MAX;
+    for _ in 0..CALIBRATIONS {
+        let start = cpu::time_stamp();
+        wait_until(1, || false);
+        fewest = fewest.min(cpu::time_stamp() - start);
+    }
+    fewest
 }
 
 /// Sends INIT and then a start-up IPI: the processor `id` begins in real mode at the start of `page`.

@@ -1,8 +1,29 @@
-//! Instructions that Rust has no word for.
+//! Instructions that Rust has no word for, and bits of the registers that they reach.
 //!
-//! Source: Intel SDM vol. 2 (each instruction), vol. 3A §2.5 (control registers), §6.8.1 (STI and the instruction after it).
+//! Source: Intel SDM vol. 2 (each instruction), vol. 3A §2.2.1 (EFER), §2.3 (flags), §2.5 (control registers),
+//! §6.8.1 (STI and the instruction after it).
 
 use core::arch::asm;
+
+/// CR0: protection, SSE and FPU trap, writes of ring 0 obey the page tables, paging.
+pub const CR0_PE: u64 = 1 << 0;
+pub const CR0_TS: u64 = 1 << 3;
+pub const CR0_WP: u64 = 1 << 16;
+pub const CR0_PG: u64 = 1 << 31;
+/// CR4: long page-table entries, which long mode demands; SGDT and its like fault in ring 3.
+pub const CR4_PAE: u64 = 1 << 5;
+pub const CR4_UMIP: u64 = 1 << 11;
+/// The extended features: SYSCALL, long mode wanted, long mode active, page-table entries may forbid execution.
+pub const MSR_EFER: u32 = 0xc000_0080;
+pub const EFER_SCE: u64 = 1 << 0;
+pub const EFER_LME: u64 = 1 << 8;
+pub const EFER_LMA: u64 = 1 << 10;
+pub const EFER_NXE: u64 = 1 << 11;
+/// Flags: zero, interrupts are let in, strings go down, the outermost ring that may use ports.
+pub const FLAG_ZF: u64 = 1 << 6;
+pub const FLAG_IF: u64 = 1 << 9;
+pub const FLAG_DF: u64 = 1 << 10;
+pub const FLAG_IOPL: u64 = 3 << 12;
 
 /// What CPUID leaves in EAX, EBX, ECX and EDX.
 pub use core::arch::x86_64::CpuidResult;

@@ -99,11 +99,16 @@ pub fn on(vector: u8, handler: Handler) {
 extern "C" fn guest_interrupt(frame: &mut Frame) {
     let handler = HANDLERS.get(frame.vector as usize).map_or(0, |slot| slot.load(Ordering::Acquire));
     if handler == 0 {
-        print!("vector ", frame.vector, " at ", Hex(frame.rip), ", error code ", Hex(frame.error_code));
-        print!(", CR2 ", Hex(cpu::page_fault_address()), "\n");
-        panic!("an exception or interrupt that nobody expects");
+        unexpected(frame);
     }
     // SAFETY: `on` stores nothing but handlers.
     let handler: Handler = unsafe { transmute(handler) };
     handler(frame);
+}
+
+/// Ends the machine for an exception or interrupt that nobody expects, and says which.
+pub fn unexpected(frame: &Frame) -> ! {
+    print!("vector ", frame.vector, " at ", Hex(frame.rip), ", error code ", Hex(frame.error_code));
+    print!(", CR2 ", Hex(cpu::page_fault_address()), "\n");
+    panic!("an exception or interrupt that nobody expects");
 }

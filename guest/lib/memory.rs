@@ -9,13 +9,18 @@ use core::sync::atomic::{AtomicUsize, Ordering};
 /// Bytes in a gibibyte.
 pub const GIB: u64 = 1 << 30;
 /// Bytes that one entry of a page directory maps.
-const LARGE_PAGE: u64 = 2 << 20;
-/// Page table entry: present, writable, maps a large page.
-const LARGE: u64 = 0x83;
-/// Page table entry: present, writable, points to a table.
-const TABLE: u64 = 0x03;
-/// Page table entry: for ring 3 too.
-const USER: u64 = 0x04;
+pub const LARGE_PAGE: u64 = 2 << 20;
+/// Bytes of a page.
+pub const PAGE: u64 = 4096;
+/// Page table entry: present, writable, for ring 3 too, used, written to, maps a large page, forbids execution; and where it leads.
+pub const PRESENT: u64 = 1 << 0;
+pub const WRITABLE: u64 = 1 << 1;
+pub const USER: u64 = 1 << 2;
+pub const ACCESSED: u64 = 1 << 5;
+pub const DIRTY: u64 = 1 << 6;
+pub const LARGE: u64 = 1 << 7;
+pub const NO_EXECUTE: u64 = 1 << 63;
+pub const ADDRESS: u64 = 0x000f_ffff_ffff_f000;
 
 /// A page directory: 512 large pages, 1 GiB.
 #[repr(align(4096))]
@@ -56,13 +61,13 @@ pub fn map_gib(address: u64) -> bool {
     SPARE_USED.store(next + 1, Ordering::Relaxed);
     // SAFETY: `next` is below the number of directories and handed out once.
     let directory = unsafe { &mut *addr_of_mut!(SPARE).cast::<PageDirectory>().add(next) };
-    let mut page = (gib * GIB) | LARGE;
+    let mut page = gib * GIB | LARGE | PRESENT | WRITABLE;
     for slot in &mut directory.0 {
         *slot = page;
         page += LARGE_PAGE;
     }
     // An entry that was not present is not cached: no TLB flush (Intel SDM vol. 3A §4.10.2.3).
-    *entry = addr_of!(*directory) as u64 | TABLE;
+    *entry = addr_of!(*directory) as u64 | PRESENT | WRITABLE;
     true
 }
 
@@ -75,7 +80,7 @@ pub fn open_to_ring_3(address: u64) {
         *addr_of_mut!(page_map).cast::<u64>() |= USER;
         let pointer = addr_of_mut!(page_directory_pointers).cast::<u64>().add(gib);
         *pointer |= USER;
-        let directory = (*pointer & !0xfff) as *mut u64;
+        let directory = (*pointer & ADDRESS) as *mut u64;
         for index in 0..512 {
             *directory.add(index) |= USER;
         }
@@ -89,6 +94,14 @@ pub fn page_directory_entry(address: u64) -> *mut u64 {
     let index = (address % GIB / LARGE_PAGE) as usize;
     // SAFETY: `index` is one of 512.
     unsafe { addr_of_mut!(page_directory).cast::<u64>().add(index) }
+}
+
+/// Clears a page. By words: where ring 0 is interpreted, eight bytes at a time are eight times as fast.
+pub fn clear_page(address: u64) {
+    // SAFETY: the caller means this page, and owns it; DF is clear.
+    unsafe {
+        asm!("rep stosq", inout("rdi") address => _, inout("ecx") 512 => _, in("rax") 0, options(nostack, preserves_flags));
+    }
 }
 
 /// Reads a byte at `address`: RAM that a device may have written.

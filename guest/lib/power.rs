@@ -9,17 +9,17 @@ use core::arch::asm;
 use crate::port::{out8, out32};
 
 /// ACPI sleep control register.
-const SLEEP_CONTROL: u16 = 0x600;
+pub const SLEEP_CONTROL: u16 = 0x600;
 /// `SLEEP_CONTROL`: SLP_EN (bit 5) with SLP_TYP 5 (bits 2..=4), the type that this machine's DSDT gives for S5, "off".
-const SOFT_OFF: u8 = 1 << 5 | 5 << 2;
+pub const SOFT_OFF: u8 = 1 << 5 | 5 << 2;
 /// ACPI reset register and the value that the FADT names.
-const RESET: u16 = 0x602;
+pub const RESET: u16 = 0x602;
 /// See [`RESET`].
-const RESET_VALUE: u8 = 1;
+pub const RESET_VALUE: u8 = 1;
 /// isa-debug-exit: the value written becomes the exit status `value << 1 | 1`.
-const DEBUG_EXIT: u16 = 0xf4;
+pub const DEBUG_EXIT: u16 = 0xf4;
 /// pvpanic: bit 0 says "the guest has panicked".
-const PVPANIC: u16 = 0x505;
+pub const PVPANIC: u16 = 0x505;
 
 /// Powers the machine off: Hostel ends with 0.
 pub fn off() -> ! {

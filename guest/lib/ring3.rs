@@ -72,9 +72,7 @@ unsafe extern "C" {
 
 /// The vector in the frame of a system call.
 pub const SYSTEM_CALL: u8 = 62;
-/// EFER, with the bit for SYSCALL, and SYSCALL's own: segments; where it goes in 64-bit and in 32-bit code; flags that it clears.
-const EFER: u32 = 0xc000_0080;
-const EFER_SCE: u64 = 1 << 0;
+/// SYSCALL's own: segments; where it goes in 64-bit and in 32-bit code; flags that it clears.
 const STAR: u32 = 0xc000_0081;
 const LSTAR: u32 = 0xc000_0082;
 const CSTAR: u32 = 0xc000_0083;
@@ -120,7 +118,7 @@ pub fn on_system_call(handler: Handler) {
         cpu::write_msr(LSTAR, entry);
         cpu::write_msr(CSTAR, entry);
         cpu::write_msr(FLAG_MASK, CLEARED);
-        cpu::write_msr(EFER, cpu::read_msr(EFER) | EFER_SCE);
+        cpu::write_msr(cpu::MSR_EFER, cpu::read_msr(cpu::MSR_EFER) | cpu::EFER_SCE);
     }
 }
 

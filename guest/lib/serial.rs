@@ -13,13 +13,13 @@ pub const DATA: u16 = COM1;
 /// FIFO control register.
 const FIFO_CONTROL: u16 = COM1 + 2;
 /// Line status register.
-const LINE_STATUS: u16 = COM1 + 5;
+pub const LINE_STATUS: u16 = COM1 + 5;
 /// `FIFO_CONTROL`: FIFOs on, both emptied of nothing.
 const FIFO_ENABLE: u8 = 1 << 0;
 /// `LINE_STATUS`: a byte has arrived.
 const DATA_READY: u8 = 1 << 0;
 /// `LINE_STATUS`: the transmitter's FIFO is empty.
-const TRANSMITTER_EMPTY: u8 = 1 << 5;
+pub const TRANSMITTER_EMPTY: u8 = 1 << 5;
 /// Bytes the transmitter takes once it is empty.
 const FIFO_BYTES: usize = 16;
 

@@ -1,8 +1,10 @@
-//! What PVH hands over: memory map, command line, the way to the ACPI tables.
+//! What PVH hands over: memory map, command line, the way to the ACPI tables. Read by who is started, written by who starts another.
 //!
 //! Source: Xen pvh.pandoc; Xen `public/arch-x86/hvm/start_info.h`.
 
 use core::slice;
+
+use crate::memory::{write32, write64};
 
 /// `hvm_start_info`, version 1.
 #[repr(C)]
@@ -37,6 +39,22 @@ const MAGIC: u32 = 0x336e_c578;
 pub const RAM: u32 = 1;
 
 impl StartInfo {
+    /// What a machine with these ranges of RAM, from and to, is handed over, which `at` becomes: no ACPI tables, the command line at
+    /// `command_line`, and the memory map at `memory_map`, both as that machine addresses them; `ram` is added to reach them here.
+    pub fn write(ram: u64, at: u64, command_line: u64, memory_map: u64, ranges: &[(u64, u64)]) {
+        for (offset, value) in [(0, MAGIC), (4, 1), (48, ranges.len() as u32)] {
+            write32(ram + at + offset, value);
+        }
+        write64(ram + at + 24, command_line);
+        write64(ram + at + 40, memory_map);
+        for (index, &(start, end)) in ranges.iter().enumerate() {
+            let entry = ram + memory_map + index as u64 * 24;
+            write64(entry, start);
+            write64(entry + 8, end - start);
+            write32(entry + 16, RAM);
+        }
+    }
+
     /// The start info at `address`, as `guest_main` gets it. Panics where there is none.
     pub fn at(address: u64) -> &'static StartInfo {
         assert!(address != 0, "this guest needs to be started by PVH");

@@ -16,6 +16,15 @@ pub struct Hex(pub u64);
 /// A number printed in decimal with two digits at least.
 pub struct Padded(pub u8);
 
+/// A number printed in decimal at the end of so many columns.
+pub struct Column(pub u64, pub u32);
+
+/// A text printed at the beginning of so many columns.
+pub struct Left<'a>(pub &'a str, pub usize);
+
+/// Bytes printed in hexadecimal, two digits each, with spaces between them.
+pub struct Bytes<'a>(pub &'a [u8]);
+
 /// Four letters in a register, as CPUID returns text; zero bytes are left out.
 pub struct Letters(pub u32);
 
@@ -44,6 +53,36 @@ impl Show for Padded {
             "0".show();
         }
         u64::from(self.0).show();
+    }
+}
+
+impl Show for Column {
+    fn show(&self) {
+        for _ in self.0.checked_ilog10().unwrap_or(0) + 1..self.1 {
+            " ".show();
+        }
+        self.0.show();
+    }
+}
+
+impl Show for Left<'_> {
+    fn show(&self) {
+        self.0.show();
+        for _ in self.0.len()..self.1 {
+            " ".show();
+        }
+    }
+}
+
+impl Show for Bytes<'_> {
+    fn show(&self) {
+        for (index, byte) in self.0.iter().enumerate() {
+            if index > 0 {
+                " ".show();
+            }
+            show_digits(u64::from(byte >> 4), 16);
+            show_digits(u64::from(byte & 15), 16);
+        }
     }
 }
 

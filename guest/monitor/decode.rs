@@ -4,8 +4,7 @@
 //! EVEX and 16-bit addresses, which a kernel without vector registers has no use for; they decode to `None`.
 //! Source: Intel SDM vol. 2 §2.1, §2.2.1 (formats, REX), tables 2-2 and 2-3 (ModRM, SIB), appendix A (opcode maps).
 
-use core::mem::MaybeUninit;
-use core::ptr::addr_of_mut;
+use core::slice::Iter;
 
 use guest::interrupt::Frame;
 
@@ -22,32 +21,15 @@ pub struct Instruction {
     pub size: u8,
     /// 0xf2 or 0xf3, or 0.
     pub repeat: u8,
-    /// 0x64 for FS, 0x65 for GS, or 0: the others have the base 0.
-    pub segment: u8,
     pub modrm: u8,
     pub immediate: u64,
-    rex: u8,
+    /// Its bits, from the highest: 64-bit operands; what the numbers of the register, of the index and of the base or other register
+    /// begin with.
+    pub rex: u8,
     sib: u8,
     displacement: u64,
     narrow_address: bool,
 }
-
-/// Room for the instruction that trapped, and for the one that the scan looks at: on the stack they would be cleared by vector registers.
-pub const TRAPPED: usize = 0;
-pub const SCANNED: usize = 1;
-
-/// One of the two rooms.
-pub fn room(index: usize) -> &'static mut Instruction {
-    static mut ROOM: MaybeUninit<[Instruction; 2]> = MaybeUninit::zeroed();
-    // SAFETY: all zeros are an instruction; one trap and one scan at a time, with interrupts off.
-    unsafe { &mut (*addr_of_mut!(ROOM).cast::<[Instruction; 2]>())[index] }
-}
-
-/// Bits of REX: 64-bit operands; what the numbers of the register, of the index and of the base or other register begin with.
-const REX_W: u8 = 1 << 3;
-const REX_R: u8 = 1 << 2;
-const REX_X: u8 = 1 << 1;
-const REX_B: u8 = 1 << 0;
 
 /// Numbers of registers.
 pub const RAX: u8 = 0;
@@ -71,98 +53,68 @@ pub fn register(frame: &mut Frame, number: u8) -> &mut u64 {
 
 /// Writes the low `size` bytes of a register; four of them clear the rest (Intel SDM vol. 1 §3.4.1.1).
 pub fn set_register(frame: &mut Frame, number: u8, size: u8, value: u64) {
-    let register = register(frame, number);
-    *register = match size {
-        1 => *register & !0xff | value & 0xff,
-        2 => *register & !0xffff | value & 0xffff,
-        4 => value & 0xffff_ffff,
-        _ => value,
-    };
-}
-
-/// The next byte.
-fn byte(bytes: &[u8], at: &mut usize) -> Option<u8> {
-    *at += 1;
-    bytes.get(*at - 1).copied()
+    let (register, mask) = (register(frame, number), u64::MAX >> (64 - 8 * size));
+    *register = value & mask | if size < 4 { *register & !mask } else { 0 };
 }
 
 /// The next number of `size` bytes, its sign extended.
-fn number(bytes: &[u8], at: &mut usize, size: u8) -> Option<u64> {
-    let (mut value, mut shift) = (0, 0);
-    while shift < u32::from(size) * 8 {
-        value |= u64::from(byte(bytes, at)?) << shift;
-        shift += 8;
+fn number(bytes: &mut Iter<u8>, size: u8) -> Option<u64> {
+    let mut value = 0;
+    for index in 0..size {
+        value |= u64::from(*bytes.next()?) << (8 * index);
     }
-    let unused = (64 - shift) & 63;
+    let unused = (64 - 8 * size) & 63;
     Some(((value << unused) as i64 >> unused) as u64)
 }
 
 impl Instruction {
-    /// Takes the instruction apart that `bytes` begin with; `long`: as 64-bit code, otherwise as 32-bit code. `None`: it is
+    /// Takes the instruction apart that `code` begins with; `long`: as 64-bit code, otherwise as 32-bit code. `None`: it is
     /// incomplete or not in the tables.
-    pub fn decode(&mut self, bytes: &[u8], long: bool) -> Option<()> {
-        let at = &mut 0;
-        let mut opcode = self.prefixes(bytes, at, long)?;
-        let mut map = 0;
-        if opcode == 0x0f {
-            (map, opcode) = (0x0f00, byte(bytes, at)?);
-            if opcode == 0x38 || opcode == 0x3a {
-                (map, opcode) = (u16::from(opcode) << 8, byte(bytes, at)?);
-            }
-        } else if matches!(opcode, 0x62 | 0xc4 | 0xc5) {
-            return None;
-        }
-        self.opcode = map | u16::from(opcode);
-        self.modrm = 0;
-        if has_modrm(self.opcode) {
-            self.operand(bytes, at, long)?;
+    pub fn decode(&mut self, code: &[u8], long: bool) -> Option<()> {
+        let bytes = &mut code.iter();
+        self.opcode = match self.prefixes(bytes, long)? {
+            0x0f => match *bytes.next()? {
+                map @ (0x38 | 0x3a) => u16::from(map) << 8 | u16::from(*bytes.next()?),
+                opcode => 0x0f00 | u16::from(opcode),
+            },
+            0x62 | 0x67 | 0xc4 | 0xc5 => return None,
+            opcode => opcode.into(),
+        };
+        self.modrm = if has_modrm(self.opcode) { *bytes.next()? } else { 0xc0 };
+        // Moves of control registers know no memory operand, whatever the form says.
+        if self.names_memory() && !matches!(self.opcode, 0x0f20..=0x0f23) {
+            let (form, base) = (self.modrm >> 6, self.modrm & 7);
+            self.sib = if base == 4 { *bytes.next()? } else { base };
+            let size = if form == 0 && self.sib & 7 == 5 { 4 } else { [0, 1, 4][usize::from(form)] };
+            self.displacement = number(bytes, size)?;
         }
         // PUSHF, POPF, near calls and jumps: 64 bits in 64-bit code without being told.
         let is_long = matches!(self.opcode, 0x9c | 0x9d) || self.opcode == 0xff && matches!(self.reg(), 2 | 4);
         if long && is_long && self.size == 4 {
             self.size = 8;
         }
-        self.immediate = number(bytes, at, self.immediate_bytes(long))?;
-        self.length = *at as u64;
+        self.immediate = number(bytes, self.immediate_bytes(long))?;
+        self.length = (code.len() - bytes.len()) as u64;
         Some(())
     }
 
     /// The prefixes, and the first byte of the opcode.
-    fn prefixes(&mut self, bytes: &[u8], at: &mut usize, long: bool) -> Option<u8> {
-        (self.rex, self.repeat, self.segment, self.size, self.narrow_address) = (0, 0, 0, 4, false);
+    fn prefixes(&mut self, bytes: &mut Iter<u8>, long: bool) -> Option<u8> {
+        (self.rex, self.repeat, self.size, self.narrow_address) = (0, 0, 4, false);
         loop {
-            match byte(bytes, at)? {
+            match *bytes.next()? {
                 0x66 => self.size = 2,
                 0x67 if long => self.narrow_address = true,
-                0x67 => return None,
                 repeat @ (0xf2 | 0xf3) => self.repeat = repeat,
-                segment @ (0x64 | 0x65) => self.segment = segment,
-                0x26 | 0x2e | 0x36 | 0x3e | 0xf0 => {}
+                0x26 | 0x2e | 0x36 | 0x3e | 0x64 | 0x65 | 0xf0 => {}
                 rex @ 0x40..=0x4f if long => {
                     self.rex = rex;
-                    self.size = if rex & REX_W != 0 { 8 } else { self.size };
-                    return byte(bytes, at);
+                    self.size = if rex & 8 != 0 { 8 } else { self.size };
+                    return bytes.next().copied();
                 }
                 opcode => return Some(opcode),
             }
         }
-    }
-
-    /// ModRM, SIB and displacement.
-    fn operand(&mut self, bytes: &[u8], at: &mut usize, long: bool) -> Option<()> {
-        self.modrm = byte(bytes, at)?;
-        let (form, base) = (self.modrm >> 6, self.modrm & 7);
-        // Moves of control registers know no memory operand, whatever the form says.
-        if form == 3 || matches!(self.opcode, 0x0f20..=0x0f23) {
-            return Some(());
-        }
-        self.sib = if base == 4 { byte(bytes, at)? } else { base };
-        let size = if form == 0 && self.sib & 7 == 5 { 4 } else { [0, 1, 4][usize::from(form)] };
-        self.displacement = number(bytes, at, size)?;
-        if !long {
-            self.displacement &= 0xffff_ffff;
-        }
-        Some(())
     }
 
     /// Bytes of the immediate operand.
@@ -173,13 +125,23 @@ impl Instruction {
             0x00..=0x3f if self.opcode & 7 == 5 => word,
             0x68 | 0x69 | 0x81 | 0xa9 | 0xc7 => word,
             0xe8 | 0xe9 | 0x0f80..=0x0f8f => 4,
-            0x6a | 0x6b | 0x70..=0x7f | 0x80 | 0x82 | 0x83 | 0xa8 | 0xb0..=0xb7 | 0xc0 | 0xc1 | 0xc6 | 0xcd => 1,
+            0x6a | 0x6b | 0x70..=0x80 | 0x82 | 0x83 | 0xa8 | 0xb0..=0xb7 | 0xc0 | 0xc1 | 0xc6 | 0xcd => 1,
             0xd4 | 0xd5 | 0xe0..=0xe7 | 0xeb => 1,
             0xb8..=0xbf => self.size,
-            0xf6 if self.reg() < 2 => 1,
-            0xf7 if self.reg() < 2 => word,
-            0xa0..=0xa3 if long && !self.narrow_address => 8,
-            0xa0..=0xa3 => 4,
+            0xf6 | 0xf7 if self.reg() < 2 => {
+                if self.opcode == 0xf6 {
+                    1
+                } else {
+                    word
+                }
+            }
+            0xa0..=0xa3 => {
+                if long && !self.narrow_address {
+                    8
+                } else {
+                    4
+                }
+            }
             0xc2 | 0xca => 2,
             0xc8 => 3,
             0x9a | 0xea => word + 2,
@@ -195,12 +157,12 @@ impl Instruction {
 
     /// The number of the register operand.
     pub fn register(&self) -> u8 {
-        self.reg() | if self.rex & REX_R != 0 { 8 } else { 0 }
+        self.reg() | self.rex << 1 & 8
     }
 
     /// The number of the other register, where [`names_memory`](Self::names_memory) is false.
     pub fn other(&self) -> u8 {
-        self.modrm & 7 | if self.rex & REX_B != 0 { 8 } else { 0 }
+        self.modrm & 7 | self.rex << 3 & 8
     }
 
     /// Whether ModRM names memory and not a second register.
@@ -208,31 +170,17 @@ impl Instruction {
         self.modrm >> 6 != 3
     }
 
-    /// The register of a byte operation and where in it the byte is: without REX the numbers 4 to 7 are second bytes.
-    pub fn byte_register(&self) -> (u8, u32) {
-        match self.register() {
-            number @ 4..=7 if self.rex == 0 => (number - 4, 8),
-            number => (number, 0),
-        }
-    }
-
-    /// The offset of the memory operand, without a segment's base.
+    /// The offset of the memory operand.
     pub fn offset(&self, frame: &mut Frame, long: bool) -> u64 {
-        let form = self.modrm >> 6;
         let mut offset = self.displacement;
-        if form == 0 && self.sib & 7 == 5 {
-            if self.modrm & 7 == 5 && long {
-                offset = offset.wrapping_add(frame.rip).wrapping_add(self.length);
-            }
-        } else {
-            let base = self.sib & 7 | if self.rex & REX_B != 0 { 8 } else { 0 };
-            offset = offset.wrapping_add(*register(frame, base));
+        if self.modrm >> 6 > 0 || self.sib & 7 != 5 {
+            offset = offset.wrapping_add(*register(frame, self.sib & 7 | self.rex << 3 & 8));
+        } else if self.modrm & 7 == 5 && long {
+            offset = offset.wrapping_add(frame.rip).wrapping_add(self.length);
         }
-        if self.modrm & 7 == 4 {
-            let index = self.sib >> 3 & 7 | if self.rex & REX_X != 0 { 8 } else { 0 };
-            if index != RSP {
-                offset = offset.wrapping_add(*register(frame, index) << (self.sib >> 6));
-            }
+        let index = self.sib >> 3 & 7 | self.rex << 2 & 8;
+        if self.modrm & 7 == 4 && index != RSP {
+            offset = offset.wrapping_add(*register(frame, index) << (self.sib >> 6));
         }
         if long && !self.narrow_address { offset } else { offset & 0xffff_ffff }
     }

@@ -2,14 +2,14 @@
 //!
 //! The timer counts while the guest runs or halts, and stands still while the monitor works for it or the other guest runs: by the wall
 //! clock a guest whose handler takes many traps would do nothing but serve its timer. It strikes when the monitor looks at it next, at a
-//! trap or at its own tick. Left out: other processors, the local inputs, the TSC deadline and x2APIC, which CPUID does not offer.
+//! trap or at its own tick. Left out: other processors, interrupts by shorthand, the local inputs, the TSC deadline and x2APIC, which
+//! CPUID does not offer.
 //! Source: Intel SDM vol. 3A ch. 11 (registers: table 11-1; priorities: §11.8.3; timer: §11.5.4).
 
 use crate::machine::cycles_per_ms;
 
 /// Bus clocks in a millisecond, as under KVM (KVM API KVM_CAP_X86_APIC_BUS_CYCLES_NS).
 const CLOCKS_PER_MS: u64 = 1_000_000;
-const VERSION: u32 = 5 << 16 | 0x14;
 /// SVR: the LAPIC is on. LVT: silent; starts over at zero.
 const ENABLED: u32 = 1 << 8;
 const MASKED: u32 = 1 << 16;
@@ -39,45 +39,35 @@ pub struct Lapic {
 
 impl Lapic {
     /// TPR.
-    pub fn priority(&self) -> u64 {
-        self.registers[PRIORITY].into()
+    pub fn priority(&mut self) -> &mut u32 {
+        &mut self.registers[PRIORITY]
     }
 
-    pub fn set_priority(&mut self, priority: u64) {
-        self.registers[PRIORITY] = priority as u32 & 0xff;
+    /// Puts a vector into one of the two sets, or takes it out.
+    fn set(&mut self, set: usize, vector: u8, on: bool) {
+        let (word, bit) = (&mut self.registers[set + usize::from(vector / 32)], 1 << (vector % 32));
+        *word = *word & !bit | if on { bit } else { 0 };
     }
 
-    /// The bit of a vector in one of the two sets.
-    fn bit(&mut self, set: usize, vector: u8) -> (&mut u32, u32) {
-        (&mut self.registers[set + usize::from(vector / 32)], 1 << (vector % 32))
-    }
-
-    fn request(&mut self, vector: u8) {
-        let (word, bit) = self.bit(REQUESTED, vector);
-        *word |= bit;
-    }
-
-    /// The highest vector of a set.
-    fn highest(&self, set: usize) -> Option<u8> {
+    /// The highest vector of a set; 0: it is empty.
+    fn highest(&self, set: usize) -> u8 {
         let words = &self.registers[set..set + 8];
-        let word = words.iter().rposition(|bits| *bits != 0)?;
-        Some(word as u8 * 32 + words[word].ilog2() as u8)
+        let word = words.iter().rposition(|bits| *bits != 0).unwrap_or(0);
+        word as u8 * 32 + words[word].checked_ilog2().unwrap_or(0) as u8
     }
 
     /// The interrupt to be delivered now, if its priority is above that of what is being served.
     pub fn pending(&self) -> Option<u8> {
-        let vector = self.highest(REQUESTED).filter(|_| self.registers[SPURIOUS] & ENABLED != 0)?;
-        let served = self.highest(IN_SERVICE).map_or(0, u32::from).max(self.registers[PRIORITY]);
-        (u32::from(vector) >> 4 > served >> 4).then_some(vector)
+        let vector = self.highest(REQUESTED);
+        let served = u32::from(self.highest(IN_SERVICE)).max(self.registers[PRIORITY]);
+        (self.registers[SPURIOUS] & ENABLED != 0 && u32::from(vector) >> 4 > served >> 4).then_some(vector)
     }
 
     /// Takes the interrupt to be delivered into service.
     pub fn accept(&mut self) -> Option<u8> {
         let vector = self.pending()?;
-        let (word, bit) = self.bit(REQUESTED, vector);
-        *word &= !bit;
-        let (word, bit) = self.bit(IN_SERVICE, vector);
-        *word |= bit;
+        self.set(REQUESTED, vector, false);
+        self.set(IN_SERVICE, vector, true);
         Some(vector)
     }
 
@@ -89,7 +79,7 @@ impl Lapic {
         }
         let timer = self.registers[TIMER];
         if timer & MASKED == 0 {
-            self.request(timer as u8);
+            self.set(REQUESTED, timer as u8, true);
         }
         // Periods that nobody looked at are lost.
         self.deadline = if timer & PERIODIC == 0 { 0 } else { (self.deadline + self.period()).max(self.now) };
@@ -110,7 +100,7 @@ impl Lapic {
     /// Reads the register at `offset`.
     pub fn read(&self, offset: u64) -> u32 {
         match (offset >> 4) as usize {
-            0x3 => VERSION,
+            0x3 => 5 << 16 | 0x14, // the version: six entries of its table
             CURRENT => {
                 let left = self.deadline.saturating_sub(self.now);
                 (left * CLOCKS_PER_MS / cycles_per_ms() >> self.divide_shift()) as u32
@@ -122,25 +112,14 @@ impl Lapic {
     /// Writes the register at `offset`.
     pub fn write(&mut self, offset: u64, value: u32) {
         let number = (offset >> 4) as usize;
-        match number {
-            PRIORITY | SPURIOUS | COMMAND | COMMAND_HIGH | TIMER | INITIAL | DIVIDE => self.registers[number] = value,
-            _ => {}
+        if matches!(number, PRIORITY | SPURIOUS | COMMAND_HIGH | TIMER | INITIAL | DIVIDE) {
+            self.registers[number] = value;
         }
         match number {
-            EOI => {
-                if let Some(vector) = self.highest(IN_SERVICE) {
-                    let (word, bit) = self.bit(IN_SERVICE, vector);
-                    *word &= !bit;
-                }
-            }
-            // Fixed delivery to oneself: by the number 0, by shorthand, or to all. It is delivered as soon as it is sent.
-            COMMAND => {
-                self.registers[COMMAND] &= !(1 << 12);
-                let shorthand = value >> 18 & 3;
-                let to_self = shorthand == 0 && self.registers[COMMAND_HIGH] >> 24 == 0 || matches!(shorthand, 1 | 2);
-                if value >> 8 & 7 == 0 && to_self {
-                    self.request(value as u8);
-                }
+            EOI => self.set(IN_SERVICE, self.highest(IN_SERVICE), false),
+            // Fixed delivery to the number 0, which is oneself. It is delivered as soon as it is sent.
+            COMMAND if value & 0xc_0700 == 0 && self.registers[COMMAND_HIGH] >> 24 == 0 => {
+                self.set(REQUESTED, value as u8, true);
             }
             INITIAL => self.deadline = if value == 0 { 0 } else { self.now + self.period() },
             _ => {}

@@ -4,23 +4,12 @@
 //! out: paging without long mode, pages of 1 GiB, protection keys, SMEP and SMAP, which CPUID does not offer the guest.
 //! Source: Intel SDM vol. 3A §4.5 (4-level paging), §4.6 (access rights), §4.7 (error code), §4.8 (accessed and dirty flags).
 
-use guest::interrupt::PAGE_FAULT;
-use guest::memory::{read8, read64, write64};
+use core::ptr::copy_nonoverlapping;
 
-use crate::decode::LONGEST;
-use crate::vm::{CR0_PG, CR0_WP, EFER, EFER_NXE, Fault, Vm};
+use guest::{cpu::*, interrupt::PAGE_FAULT, memory::*};
 
-/// Bytes of a page.
-pub const PAGE: u64 = 4096;
-/// Bits of an entry.
-pub const PRESENT: u64 = 1 << 0;
-pub const WRITABLE: u64 = 1 << 1;
-pub const USER: u64 = 1 << 2;
-const ACCESSED: u64 = 1 << 5;
-const DIRTY: u64 = 1 << 6;
-pub const LARGE: u64 = 1 << 7;
-pub const NO_EXECUTE: u64 = 1 << 63;
-pub const ADDRESS: u64 = 0x000f_ffff_ffff_f000;
+use crate::{decode::LONGEST, vm::*};
+
 /// Bytes that an entry of the root, of a page directory and of the lowest table map, as powers of two.
 pub const ROOT_SHIFT: u32 = 39;
 pub const LARGE_SHIFT: u32 = 21;
@@ -34,51 +23,38 @@ const CODE_PRESENT: u32 = 1 << 0;
 const CODE_USER: u32 = 1 << 2;
 const CODE_RESERVED: u32 = 1 << 3;
 
-/// What a linear address means. The last one is kept in the machine: such a structure on the stack is cleared by vector registers.
-pub struct Translation {
-    /// Guest-physical.
-    pub address: u64,
-    /// [`WRITABLE`], [`USER`] and [`NO_EXECUTE`] as all levels together have them; `WRITABLE` only once the page is marked dirty.
-    pub rights: u64,
-}
-
 impl Vm {
-    /// Translates `linear` into `self.found` for an access by ring 3 (`user`) or 0, and marks the entries as the processor does.
+    /// Translates `linear` into `self.found` and `self.rights` for an access by ring 3 (`user`) or 0, and marks the entries as the
+    /// processor does.
     ///
     /// # Errors
     /// #PF, with CR2 set.
     pub fn translate(&mut self, linear: u64, access: u32, user: bool) -> Result<(), Fault> {
-        self.found.address = linear & 0xffff_ffff;
-        self.found.rights = WRITABLE | USER;
+        self.found = linear & 0xffff_ffff;
+        self.rights = WRITABLE | USER;
         if self.cr[0] & CR0_PG == 0 {
             return Ok(());
         }
         let code = access | if user { CODE_USER } else { 0 };
         let no_execute = if self.msrs[EFER] & EFER_NXE != 0 { NO_EXECUTE } else { 0 };
-        let (mut table, mut rights) = (self.cr[3] & ADDRESS, WRITABLE | USER);
-        let (mut shift, mut levels) = (ROOT_SHIFT, 0);
-        loop {
-            let Some(machine) = self.ram_at(table + (linear >> shift & 511) * 8, 8) else {
-                return self.page_fault(linear, code | CODE_PRESENT | CODE_RESERVED);
-            };
-            let entry = read64(machine);
+        let (mut table, mut rights, mut shift) = (self.cr[3] & ADDRESS, WRITABLE | USER, ROOT_SHIFT);
+        let (machine, entry) = loop {
+            let machine = self.ram_at(table + (linear >> shift & 511) * 8, 8);
+            let entry = machine.map_or(u64::MAX, read64);
             if entry & PRESENT == 0 {
                 return self.page_fault(linear, code);
             }
-            if entry & LARGE != 0 && shift > LARGE_SHIFT {
+            let is_last = shift == PAGE_SHIFT || entry & LARGE != 0;
+            let Some(machine) = machine.filter(|_| !is_last || shift <= LARGE_SHIFT) else {
                 return self.page_fault(linear, code | CODE_PRESENT | CODE_RESERVED);
-            }
-            self.entries[levels] = machine;
-            levels += 1;
+            };
             rights = rights & (entry | !(WRITABLE | USER)) | entry & no_execute;
-            if shift == PAGE_SHIFT || entry & LARGE != 0 {
-                let within = (1u64 << shift) - 1;
-                self.found.address = entry & ADDRESS & !within | linear & within;
-                break;
+            if is_last {
+                break (machine, entry);
             }
-            table = entry & ADDRESS;
-            shift -= 9;
-        }
+            write64(machine, entry | ACCESSED);
+            (table, shift) = (entry & ADDRESS, shift - 9);
+        };
         if !user && self.cr[0] & CR0_WP == 0 {
             rights |= WRITABLE;
         }
@@ -88,19 +64,12 @@ impl Vm {
         if forbidden {
             return self.page_fault(linear, code | CODE_PRESENT);
         }
-        // Marks the entries. A clean page is not writable yet, so that its first write is seen.
-        for level in 0..levels {
-            let entry = read64(self.entries[level]);
-            let last = level + 1 == levels;
-            let marked = entry | ACCESSED | if last && access & WRITE != 0 { DIRTY } else { 0 };
-            if marked != entry {
-                write64(self.entries[level], marked);
-            }
-            if last && marked & DIRTY == 0 {
-                rights &= !WRITABLE;
-            }
-        }
-        self.found.rights = rights;
+        let marked = entry | ACCESSED | if access & WRITE != 0 { DIRTY } else { 0 };
+        write64(machine, marked);
+        // A clean page is not writable yet, so that its first write is seen.
+        self.rights = if marked & DIRTY == 0 { rights & !WRITABLE } else { rights };
+        let within = (1u64 << shift) - 1;
+        self.found = entry & ADDRESS & !within | linear & within;
         Ok(())
     }
 
@@ -117,12 +86,12 @@ impl Vm {
     pub fn read(&mut self, linear: u64, size: u64, user: bool) -> Result<u64, Fault> {
         let first = size.min(PAGE - linear % PAGE);
         self.translate(linear, READ, user)?;
-        let low = self.read_physical(self.found.address, first);
+        let low = self.read_physical(self.found, first);
         if first == size {
             return Ok(low);
         }
         self.translate(linear.wrapping_add(first), READ, user)?;
-        Ok(low | self.read_physical(self.found.address, size - first) << (first * 8))
+        Ok(low | self.read_physical(self.found, size - first) << (first * 8))
     }
 
     /// Writes `size` bytes, eight at most, at `linear`.
@@ -132,43 +101,40 @@ impl Vm {
     pub fn write(&mut self, linear: u64, size: u64, value: u64, user: bool) -> Result<(), Fault> {
         let first = size.min(PAGE - linear % PAGE);
         self.translate(linear, WRITE, user)?;
-        let address = self.found.address;
+        let address = self.found;
         if first != size {
             self.translate(linear.wrapping_add(first), WRITE, user)?;
-            self.write_physical(self.found.address, size - first, value >> (first * 8));
+            self.write_physical(self.found, size - first, value >> (first * 8));
         }
         self.write_physical(address, first, value);
         Ok(())
     }
 
-    /// Copies the code at `rip` into `self.code`, as much as can be executed. Returns how much it is. Where the scan has patched the
-    /// first byte, the guest's comes back; a later one would be another instruction's.
+    /// Copies the code at `rip` into `self.code`, as much as can be executed, and takes it apart; says whether it is an instruction.
+    /// Where the scan has patched the first byte, the guest's comes back; a later one would be another instruction's.
     ///
     /// # Errors
     /// #PF, with CR2 set: not even the first byte.
-    pub fn fetch(&mut self, rip: u64) -> Result<usize, Fault> {
+    pub fn fetch(&mut self, rip: u64) -> Result<bool, Fault> {
         self.translate(rip, FETCH, self.user)?;
-        let mut length = 0;
-        while let Some(machine) = self.ram_at(self.found.address, 1) {
-            let here = (LONGEST - length).min((PAGE - self.found.address % PAGE) as usize);
-            if here == LONGEST {
-                let (code, last) = (self.code.as_mut_ptr() as u64, LONGEST as u64 - 8);
-                write64(code, read64(machine)); // two words that overlap: quicker than bytes
-                write64(code + last, read64(machine + last));
-            } else {
-                (0..here).for_each(|index| self.code[length + index] = read8(machine + index as u64));
-            }
+        let (mut length, cr2) = (0, self.cr[2]);
+        while let Some(machine) = self.ram_at(self.found, 1) {
+            let here = (LONGEST - length).min((PAGE - self.found % PAGE) as usize);
+            // SAFETY: as many bytes are left in both, and the page is RAM of the guest.
+            unsafe { copy_nonoverlapping(machine as *const u8, self.code[length..].as_mut_ptr(), here) };
             if length == 0 {
-                self.code[0] = self.scan.original(self.found.address, self.code[0]);
-                self.is_patched = self.code[0] != read8(machine);
+                let patched = self.code[0];
+                self.code[0] = self.scan.original(self.found, patched);
+                self.is_patched = self.code[0] != patched;
             }
             length += here;
-            let cr2 = self.cr[2];
             if length == LONGEST || self.translate(rip.wrapping_add(length as u64), FETCH, self.user).is_err() {
-                self.cr[2] = cr2; // an instruction that is shorter does not fault
                 break;
             }
         }
-        Ok(length)
+        self.cr[2] = cr2; // an instruction that is shorter does not fault
+        let known = self.op.decode(&self.code[..length], self.long).is_some();
+        self.code_length = if known { self.op.length as usize } else { 0 };
+        Ok(known)
     }
 }

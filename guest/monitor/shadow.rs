@@ -10,11 +10,9 @@
 
 use core::ptr::addr_of;
 
-use guest::memory::{read64, write64};
+use guest::{apic::LAPIC, memory::*};
 
-use crate::machine::{self, LAPIC, LAPIC_WINDOW, LARGE_PAGE, WINDOW, WINDOW_BYTES};
-use crate::paging::*;
-use crate::vm::{Fault, Vm};
+use crate::{machine::*, paging::*, vm::*};
 
 /// Tables for each ring of a guest: one root, two that reach the window and are never taken away, for the monitor runs by them, and
 /// the rest on demand. When these are used up, all is forgotten.
@@ -25,35 +23,28 @@ const UNCACHED: u64 = 1 << 4;
 /// An entry that leads to a table.
 const TABLE: u64 = PRESENT | WRITABLE | USER;
 
-#[repr(align(4096))]
-struct Tables([[u64; 512]; TABLES]);
-
 /// The tables of one ring.
-struct Space {
-    tables: Tables,
+#[repr(C, align(4096))]
+pub struct Space {
+    tables: [[u64; 512]; TABLES],
     /// The entry that leads to each table.
     entries: [u64; TABLES],
     used: usize,
 }
 
-/// The tables of ring 0 and of ring 3.
-pub struct Shadow {
-    spaces: [Space; 2],
-}
-
 impl Space {
     fn table(&self, index: usize) -> u64 {
-        addr_of!(self.tables.0[index]) as u64
+        addr_of!(self.tables[index]) as u64
     }
 
     /// Maps the window.
     fn map_window(&mut self) {
         self.used = FIXED;
-        self.tables.0[0][0] = self.table(1) | TABLE;
-        self.tables.0[1][0] = self.table(2) | TABLE;
+        self.tables[0][0] = self.table(1) | TABLE;
+        self.tables[1][0] = self.table(2) | TABLE;
         for address in (WINDOW..WINDOW + WINDOW_BYTES).step_by(LARGE_PAGE as usize) {
             let entry = if address == LAPIC_WINDOW { LAPIC | UNCACHED } else { address };
-            self.tables.0[2][(address / LARGE_PAGE) as usize] = entry | PRESENT | WRITABLE | LARGE;
+            self.tables[2][(address / LARGE_PAGE) as usize] = entry | PRESENT | WRITABLE | LARGE;
         }
     }
 
@@ -75,7 +66,7 @@ impl Space {
             }
             if read64(slot) & PRESENT == 0 {
                 let index = (self.used < TABLES).then_some(self.used)?;
-                machine::clear_page(self.table(index));
+                clear_page(self.table(index));
                 self.entries[index] = slot;
                 self.used += 1;
                 write64(slot, self.table(index) | TABLE);
@@ -86,70 +77,64 @@ impl Space {
     }
 }
 
-impl Shadow {
-    /// The root of the tables for a ring.
-    pub fn root(&self, user: bool) -> u64 {
-        self.spaces[usize::from(user)].table(0)
-    }
-}
-
 /// Whether an address is one that the monitor keeps.
 fn in_window(linear: u64) -> bool {
     linear.wrapping_sub(WINDOW) < WINDOW_BYTES
 }
 
 impl Vm {
+    /// The root of the tables for its ring.
+    pub fn root(&self) -> u64 {
+        self.shadow[usize::from(self.user)].table(0)
+    }
+
     /// Makes tables that map the window and nothing of the guest.
     pub fn init_shadow(&mut self) {
-        self.shadow.spaces.iter_mut().for_each(Space::map_window);
+        self.shadow.iter_mut().for_each(Space::map_window);
     }
 
     /// Forgets all that the shadow holds, as a load of CR3 does. For the machine that has the processor.
     pub fn forget(&mut self) {
-        self.shadow.spaces.iter_mut().for_each(Space::clear);
-        self.counts.flushes += 1;
-        machine::load_tables(self.shadow.root(self.user));
+        self.shadow.iter_mut().for_each(Space::clear);
+        load_tables(self.root(), true);
     }
 
     /// Forgets the page at `linear`, as INVLPG does: all that a page of 2 MiB may hold, for the guest's may be one.
     pub fn forget_page(&mut self, linear: u64) {
-        for space in self.shadow.spaces.iter_mut().filter(|_| !in_window(linear)) {
+        for space in self.shadow.iter_mut().filter(|_| !in_window(linear)) {
             if let Some(entry) = space.entry(linear, LARGE_SHIFT) {
                 write64(entry, 0);
             }
         }
-        machine::load_tables(self.shadow.root(self.user));
+        load_tables(self.root(), true);
     }
 
     /// Answers a page fault at `linear`: maps the page as the guest's tables have it, and says whether it did. Otherwise the access is
-    /// to be done for the guest: there is no RAM, or it lies in the monitor's window, or the code at `rip` writes to its own page, which
-    /// cannot be written and executed at once.
+    /// to be done for the guest: there is no RAM, or it lies in the monitor's window, or code of
+    /// the page was looked at.
     ///
     /// # Errors
     /// The guest's tables do not allow the access either: the #PF is the guest's.
-    pub fn fill(&mut self, linear: u64, access: u32, rip: u64) -> Result<bool, Fault> {
+    pub fn fill(&mut self, linear: u64, access: u32) -> Result<bool, Fault> {
         self.translate(linear, access, self.user)?;
-        let (address, allowed) = (self.found.address & !(PAGE - 1), self.found.rights);
-        let Some(machine) = self.ram_at(address, PAGE).filter(|_| !in_window(linear)) else { return Ok(false) };
+        let (address, allowed) = (self.found & !(PAGE - 1), self.rights);
+        let is_code = |vm: &Vm| vm.scan.pages[(address / PAGE) as usize];
+        let Some(machine) = self.ram_at(address, PAGE) else { return Ok(false) };
+        if in_window(linear) || access & WRITE != 0 && is_code(self) {
+            return Ok(false);
+        }
         if access & FETCH != 0 {
             self.scan_from(linear);
         }
-        if access & WRITE != 0 && self.scan.pages[(address / PAGE) as usize] {
-            if linear ^ rip < PAGE {
-                return Ok(false);
-            }
-            self.unscan();
-        }
         // The kernel's code: either it may be written or what is in it has been looked at.
         let mut rights = allowed & (WRITABLE | NO_EXECUTE);
-        if self.scan.pages[(address / PAGE) as usize] {
+        if is_code(self) {
             rights &= !WRITABLE;
         } else if !self.user && !self.scan.disabled {
             rights |= NO_EXECUTE;
         }
-        self.counts.fills += 1;
         loop {
-            if let Some(entry) = self.shadow.spaces[usize::from(self.user)].entry(linear, PAGE_SHIFT) {
+            if let Some(entry) = self.shadow[usize::from(self.user)].entry(linear, PAGE_SHIFT) {
                 write64(entry, machine | rights | PRESENT | USER);
                 return Ok(true);
             }

@@ -4,118 +4,81 @@
 //! hold in a guest's place is here: the control registers, the descriptor tables, the ring, IF.
 //! Sources: Intel SDM vol. 3A §2.1 to §2.5 (system registers), §3.4.5 (descriptors), vol. 4 table 2-2 (MSRs); Popek and Goldberg.
 
-use guest::interrupt::{self, Frame};
-use guest::ring3::{CODE_3, CODE_32_3, DATA_3};
+use core::arch::asm;
 
-use crate::decode::LONGEST;
-use crate::devices::Devices;
-use crate::machine::{LAPIC, RAM_BYTES, ram};
-use crate::paging::Translation;
-use crate::report::Counts;
-use crate::scan::Scan;
-use crate::shadow::Shadow;
+use guest::{cpu::*, interrupt::*, ring3::*};
 
-/// CR0: protection, SSE traps, writes of ring 0 obey the tables, paging.
-pub const CR0_PE: u64 = 1 << 0;
-pub const CR0_TS: u64 = 1 << 3;
-pub const CR0_WP: u64 = 1 << 16;
-pub const CR0_PG: u64 = 1 << 31;
-/// EFER: SYSCALL, long mode wanted, long mode active, entries may forbid execution.
-pub const EFER_SCE: u64 = 1 << 0;
-pub const EFER_LME: u64 = 1 << 8;
-pub const EFER_LMA: u64 = 1 << 10;
-pub const EFER_NXE: u64 = 1 << 11;
-/// Flags: those that the guest cannot have for itself in ring 3, IF and IOPL, and the others that it may.
-pub const FLAG_IF: u64 = 1 << 9;
-pub const FLAG_IOPL: u64 = 3 << 12;
-pub const OWN_FLAGS: u64 = FLAG_IF | FLAG_IOPL;
-const SHARED_FLAGS: u64 = 0x25_0dd5;
-pub const FLAG_RF: u64 = 1 << 16;
+use crate::{decode::*, devices::Devices, machine::*, report::Counts, scan::Scan, shadow::Space};
+
+/// EFER: what a guest may set.
+pub const EFER_ALLOWED: u64 = EFER_SCE | EFER_LME | EFER_LMA | EFER_NXE;
+/// Flags that ring 3 changes by itself. IF and IOPL are not among them.
+const SHARED_FLAGS: u64 = 0x24_0dd5;
 
 /// Segment registers by their number in instructions: ES is 0, DS 3.
 pub const CS: usize = 1;
 pub const SS: usize = 2;
-pub const GS: usize = 5;
 
 /// Descriptor tables by their place in [`Vm::tables`].
 pub const GDT: usize = 0;
 pub const IDT: usize = 1;
 
-/// MSRs by their place in [`Vm::msrs`].
+/// MSRs that a guest has, page attributes the last; and the others by their place here and in [`Vm::msrs`].
+pub static MSRS: [u32; 6] = [0xc000_0080, 0xc000_0081, 0xc000_0082, 0xc000_0083, 0xc000_0084, 0x277];
 pub const EFER: usize = 0;
 pub const STAR: usize = 1;
 pub const LSTAR: usize = 2;
-pub const CSTAR: usize = 3;
 pub const FLAG_MASK: usize = 4;
-pub const FS_BASE: usize = 5;
-pub const GS_BASE: usize = 6;
-pub const KERNEL_GS_BASE: usize = 7;
-const PAGE_ATTRIBUTES: usize = 8;
-pub const APIC_BASE: usize = 9;
-
-/// The place of an MSR; `None`: the guest has no such register.
-pub fn msr(number: u32) -> Option<usize> {
-    match number {
-        0xc000_0080..=0xc000_0084 => Some(EFER + (number - 0xc000_0080) as usize),
-        0xc000_0100..=0xc000_0102 => Some(FS_BASE + (number - 0xc000_0100) as usize),
-        0x277 => Some(PAGE_ATTRIBUTES),
-        0x1b => Some(APIC_BASE),
-        _ => None,
-    }
-}
 
 /// An exception that a guest is to get: vector, and error code or 0.
-#[derive(Clone, Copy)]
 pub struct Fault {
     pub vector: u8,
     pub code: u32,
 }
 
 /// #UD, and #GP with the code 0.
-pub const UNDEFINED: Fault = Fault { vector: interrupt::INVALID_OPCODE, code: 0 };
-pub const PROTECTION: Fault = Fault { vector: interrupt::GENERAL_PROTECTION, code: 0 };
+pub const UNDEFINED: Fault = Fault { vector: INVALID_OPCODE, code: 0 };
+pub const PROTECTION: Fault = Fault { vector: GENERAL_PROTECTION, code: 0 };
 
 /// #GP for a selector.
 pub const fn protection(selector: u16) -> Fault {
-    Fault { vector: interrupt::GENERAL_PROTECTION, code: (selector & !3) as u32 }
+    Fault { code: (selector & !3) as u32, ..PROTECTION }
 }
 
-/// How a machine is, or ended.
-#[derive(Clone, Copy, Default, PartialEq)]
-pub enum State {
-    #[default]
-    Off,
-    Running,
-    /// In HLT, until an interrupt.
-    Halted,
-    /// Ended; why is in [`Vm::end`].
-    Ended,
-}
+/// FPU and SSE registers, as FXSAVE has them (Intel SDM vol. 1 §10.5.1).
+#[repr(align(16))]
+pub struct Vectors([u64; 64]);
 
 /// All zeros are a machine that is off.
 pub struct Vm {
-    /// 1 or 2.
+    /// 1 or 2; 0: the machine is off.
     pub number: u64,
     pub name: Option<&'static str>,
-    pub state: State,
-    /// How it ended, and when, by the time stamp counter.
+    /// In HLT, until an interrupt.
+    pub is_halted: bool,
+    /// How it ended, and after how many cycles of the time stamp counter.
     pub end: Option<&'static str>,
-    pub ended: u64,
+    pub alive: u64,
     /// The machine address of its RAM.
     pub ram: u64,
     /// Its registers while it does not run.
     pub frame: Frame,
+    pub vectors: Vectors,
     /// The code that trapped last, and how long the instruction is.
     pub code: [u8; LONGEST],
     pub code_length: usize,
     /// Whether the scan had patched it.
     pub is_patched: bool,
-    /// The last translation, and the machine addresses of the entries that it came by.
-    pub found: Translation,
-    pub entries: [u64; 4],
+    /// The instruction that is emulated, or scanned then. Kept here as the last translation is: on the stack they would be cleared by
+    /// vector registers, which are the guest's.
+    pub op: Instruction,
+    /// What the last translation found: the guest-physical address; and `WRITABLE`, `USER` and `NO_EXECUTE` as all levels together have
+    /// them, `WRITABLE` only once the page is marked dirty.
+    pub found: u64,
+    pub rights: u64,
     /// Control registers by their number.
     pub cr: [u64; 5],
-    pub msrs: [u64; 10],
+    pub msrs: [u64; MSRS.len()],
     /// Whether it is in its ring 3.
     pub user: bool,
     /// Whether its code segment is one of 64 bits; otherwise of 32.
@@ -127,10 +90,10 @@ pub struct Vm {
     pub selectors: [u16; 6],
     /// Base and limit of the global table and of the interrupt table.
     pub tables: [(u64, u64); 2],
-    /// The task register's selector and base.
-    pub task: u16,
+    /// The task register's base.
     pub tss: u64,
-    pub shadow: Shadow,
+    /// The tables of ring 0 and of ring 3.
+    pub shadow: [Space; 2],
     pub scan: Scan,
     pub devices: Devices,
     pub counts: Counts,
@@ -139,29 +102,37 @@ pub struct Vm {
 impl Vm {
     /// Switches machine `index` on, in 32-bit protected mode without paging, as PVH enters (Xen pvh.pandoc).
     pub fn switch_on(&mut self, index: usize, name: &'static str) {
-        self.number = index as u64 + 1;
-        self.name = Some(name);
-        self.ram = ram(index);
-        self.state = State::Running;
+        let index = index as u64;
+        (self.number, self.name, self.ram) = (index + 1, Some(name), RAMS + index * RAM_BYTES);
         self.cr[0] = CR0_PE;
-        self.msrs[PAGE_ATTRIBUTES] = 0x0007_0406_0007_0406; // as after reset
-        self.msrs[APIC_BASE] = LAPIC | 1 << 11 | 1 << 8; // on, and this is the first processor
-        self.frame.rflags = 1 << 1 | FLAG_IF;
-        self.frame.ss = DATA_3;
-        self.frame.cs = CODE_32_3;
+        self.msrs[MSRS.len() - 1] = 0x0007_0406_0007_0406; // as after reset
+        (self.frame.rflags, self.frame.ss, self.frame.cs) = (1 << 1 | FLAG_IF, DATA_3, CODE_32_3);
+        // The FPU's control word and MXCSR mask all exceptions, as after FNINIT and reset (Intel SDM vol. 1 §8.1.5, §10.2.3).
+        (self.vectors.0[0], self.vectors.0[3]) = (0x37f, 0x1f80);
+    }
+
+    /// Gives it the processor: its vector registers; and flat data in DS and ES, which the other may have emptied, for 32-bit code.
+    pub fn take_processor(&mut self) {
+        self.counts.turns += 1;
+        // SAFETY: what FXSAVE wrote, or the state of a new machine; ring 0 in 64-bit code uses none of these registers.
+        unsafe {
+            asm!("fxrstor [{}]", "mov ds, {1:e}", "mov es, {1:e}", in(reg) &raw const self.vectors, in(reg) DATA_3);
+        }
     }
 
     /// Ends the machine: it does not run again.
     pub fn end(&mut self, how: &'static str) {
-        if self.state != State::Ended {
-            self.state = State::Ended;
-            self.end = Some(how);
-        }
+        self.end = self.end.or(Some(how));
+    }
+
+    /// Whether it is on and has not ended.
+    pub fn is_alive(&self) -> bool {
+        self.number != 0 && self.end.is_none()
     }
 
     /// Whether it has something to do: it runs, or an interrupt wakes it.
     pub fn can_run(&self) -> bool {
-        self.state == State::Running || self.state == State::Halted && self.devices.lapic.pending().is_some()
+        self.is_alive() && (!self.is_halted || self.devices.lapic.pending().is_some())
     }
 
     /// Its ring.
@@ -171,13 +142,13 @@ impl Vm {
 
     /// The flags as the guest has them.
     pub fn flags(&self, frame: &Frame) -> u64 {
-        frame.rflags & !OWN_FLAGS & !FLAG_RF | self.flags
+        frame.rflags & SHARED_FLAGS | 1 << 1 | self.flags
     }
 
     /// Sets the flags, IF and IOPL among them. The real IF stays set: the monitor's timer must come through.
     pub fn set_flags(&mut self, frame: &mut Frame, flags: u64) {
-        frame.rflags = flags & SHARED_FLAGS & !FLAG_RF | FLAG_IF | 1 << 1;
-        self.flags = flags & OWN_FLAGS;
+        frame.rflags = flags & SHARED_FLAGS | FLAG_IF | 1 << 1;
+        self.flags = flags & (FLAG_IF | FLAG_IOPL);
     }
 
     /// Whether interrupts are let in.
@@ -228,7 +199,7 @@ impl Vm {
         self.read(self.tables[GDT].0.wrapping_add(offset), 8, false)
     }
 
-    /// Loads a data segment register. FS and GS keep their bases: in 64-bit code they come from MSRs.
+    /// Loads a data segment register. All bases are 0, those of FS and GS, too: a guest has no MSRs for them.
     ///
     /// # Errors
     /// #GP: there is no such segment, or not for this ring.
