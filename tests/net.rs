@@ -352,6 +352,11 @@ fn passt_answers_behind_the_port() {
         Err(PasstError::Missing) => return kvm::skip("passt is not installed"),
         Err(error) => panic!("{error}"),
     };
+    // passt takes an interface with a way out for its template, and ends where there is none, as in the lab.
+    let routes = std::fs::read_to_string("/proc/net/route").expect("the host has a network stack");
+    if !routes.lines().any(|line| line.split_whitespace().nth(1) == Some("00000000")) {
+        return kvm::skip("there is no way out that passt could stand for");
+    }
     let scratch = Scratch::new("passt");
     let path = scratch.join("capture.pcap");
     let capture = Capture::create(path.as_ref()).expect("the scratch directory takes a file");

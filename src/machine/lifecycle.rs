@@ -188,7 +188,7 @@ pub fn run(
     phases.first_entry = control.cpus.first_entry_us();
     let finished = control.finish(outcome, phases);
     match storing {
-        Some(storing) if !matches!(finished.outcome, Outcome::Signal(_) | Outcome::Quit) => storing.finish(),
+        Some(storing) if finished.outcome.is_orderly() => storing.finish(),
         _ => {}
     }
     Ok(finished)

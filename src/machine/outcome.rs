@@ -88,6 +88,19 @@ pub struct Stopped {
 }
 
 impl Outcome {
+    /// Whether the run came to an end that nobody waits for impatiently: the guest's own, or the expected one.
+    pub fn is_orderly(&self) -> bool {
+        matches!(
+            self,
+            Outcome::PoweredOff
+                | Outcome::Reset
+                | Outcome::Halted
+                | Outcome::DebugExit(_)
+                | Outcome::Command(_)
+                | Outcome::ExpectationsMet
+        )
+    }
+
     /// Where two meet, the one of higher rank counts; between equals, the first.
     fn rank(&self) -> u32 {
         match self {

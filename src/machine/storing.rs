@@ -41,7 +41,7 @@ impl Storing {
         Storing { runs, done }
     }
 
-    /// The guest has ended by itself: gives the thread what time it needs, within reason. The end of the process cuts it short.
+    /// The guest has ended in good order: gives the thread what time it needs, within reason. The end of the process cuts it short.
     pub fn finish(self) {
         drop(self.runs);
         let _ = self.done.recv_timeout(PATIENCE);

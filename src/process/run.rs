@@ -125,6 +125,7 @@ pub fn run(config: &ExecConfig) -> Result<Finished, ExecError> {
     let mut said = Vec::new();
     let status = match world.processes.supervise(deadline, || world.futexes.look_up()) {
         RunEnd::Ended(end) => {
+            world.tell_end(FIRST_ID, end);
             match (end, world.reason()) {
                 (End::Killed(signal), Some(reason)) => {
                     said.push(format!("the program was ended by {}: {reason}", trace::signal(signal)));

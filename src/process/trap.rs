@@ -9,6 +9,7 @@ use super::stub;
 use super::syscall::call;
 use super::task::{End, Task};
 use super::vcpus::{VcpuError, Vcpus};
+use super::world::FIRST_ID;
 use crate::arch::cpu_state::Registers;
 use crate::arch::layout::PAGE_SIZE;
 use crate::kvm::exit::{Exit, Reply};
@@ -154,7 +155,8 @@ fn live(mut task: Task, vcpus: &Arc<Vcpus>, mut vcpu: Vcpu) {
             if let Some(reason) = reason {
                 world.note_reason(process.id, reason);
             }
-            if world.processes.remove(&process, id, end) {
+            // With the first process the run ends, and whoever waits for that tells of it.
+            if world.processes.remove(&process, id, end) && process.id != FIRST_ID {
                 world.tell_end(process.id, process.ending().unwrap_or(end));
             }
         }
