@@ -21,40 +21,12 @@ interrupt_stubs:
     .endr
 
 interrupt_common:
-    push rax
-    push rbx
-    push rcx
-    push rdx
-    push rsi
-    push rdi
-    push rbp
-    push r8
-    push r9
-    push r10
-    push r11
-    push r12
-    push r13
-    push r14
-    push r15
+    push_registers
     mov rdi, rsp                # the frame; 22 words lie on a stack that the processor aligned to 16
     cld
     call guest_interrupt
 interrupt_return:               # RSP: a frame
-    pop r15
-    pop r14
-    pop r13
-    pop r12
-    pop r11
-    pop r10
-    pop r9
-    pop r8
-    pop rbp
-    pop rdi
-    pop rsi
-    pop rdx
-    pop rcx
-    pop rbx
-    pop rax
+    pop_registers
     add rsp, 16                 # vector and error code
     iretq
 .text

@@ -33,7 +33,7 @@ mod wait;
 use core::arch::global_asm;
 use core::ops::Deref;
 
-global_asm!(include_str!("entry.s"));
+global_asm!(include_str!("../asm/registers.s"), include_str!("entry.s"));
 
 /// Something that is reached with the kernel's lock held.
 pub struct Locked<T>(pub T);

@@ -33,7 +33,7 @@ pub mod lock;
 pub mod smp;
 
 core::arch::global_asm!(include_str!("../asm/entry.s"));
-core::arch::global_asm!(include_str!("../asm/interrupt.s"));
+core::arch::global_asm!(include_str!("../asm/registers.s"), include_str!("../asm/interrupt.s"));
 core::arch::global_asm!(include_str!("../asm/processor.s"));
 core::arch::global_asm!(include_str!("../asm/ring3.s"));
 

@@ -18,6 +18,7 @@ use crate::arch::cpu_state::{
 use crate::arch::layout::PAGE_SIZE;
 use crate::arch::paging::{ACCESSED, DIRTY, NO_EXECUTE, PRESENT, WRITABLE};
 use crate::arch::segment::Segment;
+use crate::arch::task;
 
 /// Port of a system call.
 pub const SYSCALL: u16 = 0x10;
@@ -82,7 +83,8 @@ pub fn page(index: u64) -> Vec<u8> {
         0 => code(),
         IDT_PAGE => idt(),
         GDT_PAGE => gdt(),
-        _ => task_state(index - FIRST_STACK),
+        // Only RSP0 matters of the TSS at the bottom of a vCPU's page; no port is ring 3's.
+        _ => task::task_state(stack_top(index - FIRST_STACK), &[]).to_vec(),
     };
     bytes.resize(PAGE_SIZE as usize, 0);
     bytes
@@ -151,12 +153,10 @@ fn code() -> Vec<u8> {
 
 fn idt() -> Vec<u8> {
     let gate = |vector: u64| {
-        let handler = BASE + EXCEPTIONS + vector * CODE_STEP;
+        let [low, high] = task::interrupt_gate(BASE + EXCEPTIONS + vector * CODE_STEP, KERNEL_CS, 0);
         // Programs may raise #BP and #OF themselves, by INT3 and INT 4.
         let dpl: u64 = if matches!(vector, 3 | 4) { 3 } else { 0 };
-        let access = 0x8e | dpl << 5;
-        let low = handler & 0xffff | u64::from(KERNEL_CS) << 16 | access << 40 | (handler >> 16 & 0xffff) << 48;
-        [low, handler >> 32]
+        [low | dpl << 45, high]
     };
     (0..VECTORS).flat_map(gate).flat_map(u64::to_le_bytes).collect()
 }
@@ -173,14 +173,6 @@ fn gdt() -> Vec<u8> {
         user(Segment::flat_code(USER_CS, true)),
     ];
     table.into_iter().flat_map(u64::to_le_bytes).collect()
-}
-
-/// The TSS at the bottom of a vCPU's page: only RSP0 matters, and that no I/O permission map follows.
-fn task_state(id: u64) -> Vec<u8> {
-    let mut tss = vec![0; 0x68];
-    tss[4..12].copy_from_slice(&stack_top(id).to_le_bytes());
-    tss[0x66..].copy_from_slice(&0x68u16.to_le_bytes());
-    tss
 }
 
 #[cfg(test)]
