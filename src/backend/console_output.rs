@@ -15,6 +15,10 @@ use std::time::{Duration, Instant};
 /// How long output gathers before it is written: one wake and one write for a burst, and nothing that an eye would see.
 const GATHER: Duration = Duration::from_millis(1);
 
+/// The same while output keeps coming, as a Linux kernel's log does: each wake takes the processor from a guest that has one
+/// with us in common.
+const GATHER_MORE: Duration = Duration::from_millis(8);
+
 /// Without output for this long, the guest has paused: what stands at the end is a prompt.
 const PAUSE: Duration = Duration::from_millis(50);
 
@@ -28,6 +32,7 @@ pub struct ConsoleOutput {
     watcher: Option<Watcher>,
     state: SinkState,
     write_at: Option<Instant>,
+    written_at: Option<Instant>,
     pause_at: Option<Instant>,
     lost: u64,
     /// Bytes on their way, kept to be used again.
@@ -63,6 +68,7 @@ impl ConsoleOutput {
             watcher,
             state: SinkState::Open,
             write_at: None,
+            written_at: None,
             pause_at: None,
             lost: 0,
             chunk: Vec::new(),
@@ -100,11 +106,13 @@ impl ConsoleOutput {
         // Behind a reader that stopped only the watcher can take something; without one the next wake is not wanted.
         let wanted = self.state != SinkState::Blocked || self.watcher.is_some();
         if notices.output && wanted && self.write_at.is_none() {
-            self.write_at = Some(now + GATHER);
+            let flows = self.written_at.is_some_and(|at| now.saturating_duration_since(at) < GATHER_MORE);
+            self.write_at = Some(now + if flows { GATHER_MORE } else { GATHER });
         }
         let urgent = notices.urgent && self.state != SinkState::Blocked;
         if self.write_at.is_some_and(|at| at <= now || urgent) {
             self.write_at = None;
+            self.written_at = Some(now);
             self.watch(now, &mut turn);
             self.write(&mut turn);
         }
@@ -243,6 +251,24 @@ mod tests {
         let mut got = [0; 100];
         assert_eq!(reader.read(&mut got).unwrap(), 5);
         assert_eq!(&got[..5], b"hello");
+    }
+
+    #[test]
+    fn output_that_keeps_coming_gathers_for_longer_and_a_prompt_does_not() {
+        let (mut ring, mut output, _reader) = pipe_console();
+        let start = Instant::now();
+        put(&mut ring, b"a line of a log\n");
+        output.turn(start);
+        output.turn(start + GATHER);
+        put(&mut ring, b"another");
+        output.turn(start + 2 * GATHER);
+        assert_eq!(output.due(), Some(start + 2 * GATHER + GATHER_MORE));
+        output.turn(start + 2 * GATHER + GATHER_MORE);
+        assert_eq!(output.ring.waiting(), 0);
+        let later = start + Duration::from_secs(1);
+        put(&mut ring, b"# ");
+        output.turn(later);
+        assert_eq!(output.due(), Some(later + GATHER));
     }
 
     #[test]
