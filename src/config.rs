@@ -8,6 +8,7 @@ use crate::backend::block::image::DiskFormat;
 use crate::backend::local_socket::LocalAddress;
 use crate::backend::net_passt::Forward;
 use crate::backend::net_switch::is_name;
+use crate::backend::rate::{RATE_MAX, Rates};
 use crate::backend::vsock::exchange::PATH_MAX;
 use crate::boot::format::ImageFormat;
 use crate::kvm::msr_filter::MsrFilter;
@@ -210,7 +211,8 @@ pub struct MachineConfig {
 #[derive(Args, Clone, Debug)]
 pub struct DevicesConfig {
     /// A virtio disk, a raw image file or a block device: PATH, with ,ro (only read), ,overlay (what the guest writes is gone at the
-    /// end), ,format=qcow2, ,direct (past the page cache), ,delay=TIME (each operation takes at least so long) and ,id=NAME; repeatable
+    /// end), ,format=qcow2, ,direct (past the page cache), ,delay=TIME (each operation takes at least so long), ,rate=SIZE (at most so
+    /// many bytes a second), ,ops=N (at most so many requests a second) and ,id=NAME; repeatable
     #[arg(long, value_name = "PATH", value_parser = parse_disk, help_heading = "Devices")]
     pub disk: Vec<DiskChoice>,
 
@@ -228,7 +230,8 @@ pub struct DevicesConfig {
     #[arg(long, value_name = "SIZE", value_parser = parse_size, help_heading = "Devices")]
     pub balloon: Option<u64>,
 
-    /// A network device: user[,forward=HOST:GUEST] (through passt, without root), switch:NAME (with other machines of this user) or tap:INTERFACE; with ,mac=ADDRESS; repeatable
+    /// A network device: user[,forward=HOST:GUEST] (through passt, without root), switch:NAME (with other machines of this user) or
+    /// tap:INTERFACE; with ,mac=ADDRESS, and ,rate=SIZE and ,ops=N (so many bytes and frames a second at most, each way); repeatable
     #[arg(long, value_name = "KIND", value_parser = parse_net, help_heading = "Devices")]
     pub net: Vec<NetChoice>,
 
@@ -289,6 +292,8 @@ pub struct NetChoice {
     pub kind: NetKind,
     /// Its address; by default one that comes from the machine's name and the device's number.
     pub mac: Option<[u8; 6]>,
+    /// What is let through, each way.
+    pub rates: Rates,
 }
 
 /// Where the frames of a network device go.
@@ -560,7 +565,7 @@ fn parse_console(text: &str) -> Result<ConsoleChoice, String> {
 }
 
 fn parse_disk(text: &str) -> Result<DiskChoice, String> {
-    const USAGE: &str = "use PATH[,ro][,overlay][,format=qcow2][,direct][,delay=TIME][,id=NAME]";
+    const USAGE: &str = "use PATH[,ro][,overlay][,format=qcow2][,direct][,delay=TIME][,rate=SIZE][,ops=N][,id=NAME]";
     let mut words = text.split(',');
     let path = words.next().filter(|path| !path.is_empty()).ok_or(USAGE)?;
     let mut disk = DiskChoice { path: path.into(), options: DiskOptions::default(), id: None };
@@ -580,6 +585,7 @@ fn parse_disk(text: &str) -> Result<DiskChoice, String> {
                     .filter(|delay| *delay <= DELAY_MAX)
                     .ok_or("a delay is a time up to 1s, as 5ms")?;
             }
+            Some((limit @ ("rate" | "ops"), text)) => parse_limits(&mut options.rates, limit, text)?,
             Some(("id", id)) if !id.is_empty() && id.len() <= ID_SIZE && id.bytes().all(|c| c.is_ascii_graphic()) => {
                 disk.id = Some(id.into());
             }
@@ -591,6 +597,18 @@ fn parse_disk(text: &str) -> Result<DiskChoice, String> {
         return Err("direct is for raw disks".into());
     }
     Ok(disk)
+}
+
+/// `rate=` and `ops=`: a size, where a bare number is bytes, and a number.
+fn parse_limits(rates: &mut Rates, limit: &str, text: &str) -> Result<(), String> {
+    let number = text.parse().ok();
+    let (limited, found) = match limit {
+        "rate" => (&mut rates.bytes, number.or_else(|| parse_size(text).ok())),
+        _ => (&mut rates.operations, number),
+    };
+    let found = found.filter(|rate| (1..=RATE_MAX).contains(rate));
+    *limited = Some(found.ok_or("a rate is so many bytes a second, from 1 to 1T, as 10M; ops is a number, as 500")?);
+    Ok(())
 }
 
 fn parse_share(text: &str) -> Result<ShareChoice, String> {
@@ -625,13 +643,14 @@ fn parse_root(text: &str) -> Result<RootChoice, String> {
 }
 
 fn parse_net(text: &str) -> Result<NetChoice, String> {
-    const USAGE: &str = "use user[,forward=HOST:GUEST], switch:NAME or tap:INTERFACE, with ,mac=XX:XX:XX:XX:XX:XX";
+    const USAGE: &str = "use user[,forward=HOST:GUEST], switch:NAME or tap:INTERFACE, with ,mac=XX:XX:XX:XX:XX:XX, ,rate=SIZE and ,ops=N";
     let mut words = text.split(',');
     let kind = words.next().unwrap_or_default();
-    let (mut forwards, mut mac) = (Vec::new(), None);
+    let (mut forwards, mut mac, mut rates) = (Vec::new(), None, Rates::default());
     for word in words {
         match word.split_once('=') {
             Some(("forward", ports)) => forwards.push(parse_forward(ports).ok_or("a forward is HOSTPORT:GUESTPORT")?),
+            Some((limit @ ("rate" | "ops"), text)) => parse_limits(&mut rates, limit, text)?,
             Some(("mac", address)) => {
                 mac = Some(parse_mac(address).ok_or("not the address of one device: 02:00:00:00:00:01")?)
             }
@@ -644,7 +663,7 @@ fn parse_net(text: &str) -> Result<NetChoice, String> {
         Some(("switch", name)) if is_name(name) && forwards.is_empty() => NetKind::Switch(name.into()),
         _ => return Err(USAGE.into()),
     };
-    Ok(NetChoice { kind, mac })
+    Ok(NetChoice { kind, mac, rates })
 }
 
 fn parse_forward(text: &str) -> Option<Forward> {
@@ -715,13 +734,25 @@ mod tests {
         assert_eq!(parse_disk("a.img"), Ok(disk(Mode::Write, None)));
         assert_eq!(parse_disk("a.img,ro,id=root"), Ok(disk(Mode::Read, Some("root"))));
         assert_eq!(parse_disk("a.img,id=12345678901234567890,overlay").unwrap().options.mode, Mode::Overlay);
-        let options = DiskOptions { mode: Mode::Read, format: DiskFormat::Raw, direct: true, delay: Duration::ZERO };
+        let options = DiskOptions { mode: Mode::Read, direct: true, ..DiskOptions::default() };
         assert_eq!(parse_disk("a.img,direct,ro,format=raw").unwrap().options, options);
         assert_eq!(parse_disk("a.img,format=qcow2").unwrap().options.format, DiskFormat::Qcow2);
         assert_eq!(parse_disk("a.img,delay=5ms").unwrap().options.delay, Duration::from_millis(5));
+        let rates = |text| parse_disk(text).unwrap().options.rates;
+        assert_eq!(rates("a.img,rate=10M"), Rates { bytes: Some(10 * MIB), operations: None });
+        assert_eq!(rates("a.img,ops=500,rate=700,ro"), Rates { bytes: Some(700), operations: Some(500) });
+        assert_eq!(rates("a.img,rate=1T").bytes, Some(RATE_MAX));
         for bad in [
             "",
             ",ro",
+            "a,rate=0",
+            "a,rate=2T",
+            "a,rate=99999999999999999999",
+            "a,rate=fast",
+            "a,rate",
+            "a,ops=0",
+            "a,ops=1k",
+            "a,ops=",
             "a,delay=2s",
             "a,delay=0",
             "a,delay",
@@ -773,13 +804,26 @@ mod tests {
     fn networks_are_user_or_tap() {
         let user = parse_net("user,forward=8080:80,forward=2222:22,mac=02:00:00:00:00:fe").unwrap();
         let forwards = vec![Forward { host: 8080, guest: 80 }, Forward { host: 2222, guest: 22 }];
-        assert_eq!(user, NetChoice { kind: NetKind::User(forwards), mac: Some([2, 0, 0, 0, 0, 0xfe]) });
-        assert_eq!(parse_net("tap:tap0").unwrap(), NetChoice { kind: NetKind::Tap("tap0".into()), mac: None });
+        assert_eq!(
+            user,
+            NetChoice { kind: NetKind::User(forwards), mac: Some([2, 0, 0, 0, 0, 0xfe]), rates: Rates::default() }
+        );
+        assert_eq!(parse_net("tap:tap0").unwrap().kind, NetKind::Tap("tap0".into()));
+        let limited = parse_net("switch:lan,rate=1G,ops=9").unwrap();
+        assert_eq!(limited.rates, Rates { bytes: Some(GIB), operations: Some(9) });
         assert_eq!(parse_net("switch:lan").unwrap().kind, NetKind::Switch("lan".into()));
         assert!(parse_net("switch:../x").is_err());
-        for bad in
-            ["", "tap", "tap:", "tap:x,forward=1:2", "user:x", "user,forward=0:1", "user,forward=1", "user,mac=1"]
-        {
+        for bad in [
+            "",
+            "tap",
+            "tap:",
+            "tap:x,forward=1:2",
+            "user:x",
+            "user,forward=0:1",
+            "user,forward=1",
+            "user,mac=1",
+            "user,rate=x",
+        ] {
             assert!(parse_net(bad).is_err(), "{bad}");
         }
         assert!(parse_net("user,mac=01:00:00:00:00:00").is_err(), "an address of many");

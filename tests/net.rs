@@ -17,7 +17,6 @@ use hostel::backend::net_stream::NetStream;
 use hostel::event_loop::{self, Interest};
 use rustix::process::Signal;
 use std::fs;
-use std::os::unix::fs::PermissionsExt;
 use std::os::unix::net::UnixStream;
 use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
@@ -60,15 +59,6 @@ fn text(port: &mut dyn NetPort) -> Vec<u8> {
     }
 }
 
-/// A directory in which the switches of one test are, and nobody else's.
-fn runtime(name: &str) -> Scratch {
-    let scratch = Scratch::new(name);
-    let ours = fs::create_dir(scratch.join("hostel"))
-        .and_then(|()| fs::set_permissions(scratch.join("hostel"), fs::Permissions::from_mode(0o700)));
-    ours.expect("the scratch directory takes one");
-    scratch
-}
-
 /// `hostel run virtio-net` with this device and these words.
 fn virtio_net(runtime: &Scratch, net: &str, options: &[&str], words: &[&str]) -> Command {
     let mut command = Command::new(PROGRAM);
@@ -96,7 +86,7 @@ fn two_machines_on_one_switch_ping_each_other_and_tshark_reads_it() {
     if !kvm::available() {
         return;
     }
-    let runtime = runtime("ping");
+    let runtime = Scratch::runtime("ping");
     let capture = runtime.join("capture.pcap");
     let answerer = answerer(&runtime, &["--pcap", &capture]);
     let pinger = pinger(&runtime);
@@ -123,7 +113,7 @@ fn two_machines_on_one_switch_ping_each_other_and_tshark_reads_it() {
 #[test]
 fn a_linux_and_a_sample_guest_exchange_data_on_one_switch() {
     let Some(kernel) = kvm::lab_kernel() else { return };
-    let runtime = runtime("linux");
+    let runtime = Scratch::runtime("linux");
     let answerer = answerer(&runtime, &[]);
     let script = "ip link set eth0 up\nip addr add 10.0.0.2/24 dev eth0\nping -c 3 10.0.0.1 && echo pinged=yes\n";
     let initrd = runtime.file("initrd", &initramfs(script));
@@ -142,7 +132,7 @@ fn a_machine_that_was_killed_is_found_again_on_the_switch() {
     if !kvm::available() {
         return;
     }
-    let runtime = runtime("again");
+    let runtime = Scratch::runtime("again");
     let start = |name: &str, words: &[&str]| {
         let mut session = Session::on_pipes(virtio_net(&runtime, "switch:lan", &["--name", name], words));
         session.wait_for("answers ARP and ping");
@@ -174,7 +164,7 @@ fn a_qemu_joins_the_switch() {
         return;
     }
     let Some(qemu) = find_program("qemu-system-x86_64") else { return kvm::skip("QEMU is not installed") };
-    let runtime = runtime("qemu");
+    let runtime = Scratch::runtime("qemu");
     let mut answerer = Command::new(PROGRAM);
     answerer.args(["run", "net-bench", "--transport", "mmio", "--timeout", "120s", "--net", "switch:lan"]);
     answerer.args(["--name", "answers", "--", "answer"]).env("XDG_RUNTIME_DIR", runtime.path());
@@ -287,7 +277,7 @@ fn two_machines_measure_what_goes_between_them() {
     if !kvm::available() {
         return;
     }
-    let runtime = runtime("measure");
+    let runtime = Scratch::runtime("measure");
     let machine = |number: u8, words: &[&str]| {
         let mut command = Command::new(PROGRAM);
         let net = format!("switch:lan,mac=02:00:00:00:00:0{number}");
@@ -309,7 +299,7 @@ fn two_machines_measure_what_goes_between_them() {
 /// Ports of a switch that is a process of its own, as each machine has one.
 #[test]
 fn a_switch_passes_frames_between_its_ports_and_goes_with_the_last() {
-    let scratch = runtime("switch");
+    let scratch = Scratch::runtime("switch");
     let directory = scratch.join("hostel");
     let start = || {
         let mut switch = Command::new(PROGRAM);

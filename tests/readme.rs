@@ -16,6 +16,7 @@ use clap::CommandFactory;
 use common::kvm;
 use hostel::arch::irqchip::Irqchip;
 use hostel::backend::block::disk::DiskOptions;
+use hostel::backend::rate::Rates;
 use hostel::cli::Cli;
 use hostel::config::{DevicesConfig, DiskChoice, NetChoice, NetKind, ShareChoice, TransportChoice};
 use hostel::machine::devices;
@@ -299,7 +300,10 @@ fn every_device_has_its_row() {
         DevicesConfig { balloon: Some(0), ..none() },
         DevicesConfig { disk: vec![disk()], ..none() },
         DevicesConfig { vsock: Some("vm.sock".into()), ..none() },
-        DevicesConfig { net: vec![NetChoice { kind: NetKind::Tap("tap0".into()), mac: None }], ..none() },
+        DevicesConfig {
+            net: vec![NetChoice { kind: NetKind::Tap("tap0".into()), mac: None, rates: Rates::default() }],
+            ..none()
+        },
         DevicesConfig { share: vec![ShareChoice { path: ".".into(), tag: None, read_only: true }], ..none() },
     ];
     for node in configs.iter().flat_map(|config| devices::nodes(Irqchip::Split, config)) {

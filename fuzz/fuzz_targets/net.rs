@@ -4,6 +4,7 @@
 #![no_main]
 
 use hostel::backend::net_port::{Arrived, FRAME_MAX, HEADER_BYTES, NOTHING_LEFT, NetPort, OFFLOADS, Sent};
+use hostel::backend::rate::Limiter;
 use hostel::event_loop::Waker;
 use hostel::virtio::net::Net;
 use hostel::virtio::rig::{Request, Rig, Via};
@@ -58,7 +59,8 @@ thread_local! {
         let plan = Arc::new(Mutex::new(Plan::default()));
         let idle = Waker::new().expect("a waker");
         let port = Port { plan: plan.clone(), idle, frame: vec![0x55; 60_000], coming: None };
-        RefCell::new((Rig::new(Box::new(Net::new([2, 0, 0, 0, 0, 1], Box::new(port))), Via::Pci), plan))
+        let net = Net::new([2, 0, 0, 0, 0, 1], Box::new(port), Limiter::default());
+        RefCell::new((Rig::new(Box::new(net), Via::Pci), plan))
     };
 }
 

@@ -69,7 +69,7 @@ fuzz_target!(|input: Input| {
     }
     std::fs::write(path(), image).expect("the directory takes a file");
     let mode = if input.read_only { Mode::Read } else { Mode::Write };
-    let options = DiskOptions { mode, format: DiskFormat::Qcow2, direct: false, delay: Duration::ZERO };
+    let options = DiskOptions { mode, format: DiskFormat::Qcow2, ..DiskOptions::default() };
     let mut disk = match Disk::open(path(), options, 4) {
         Ok(disk) => disk,
         Err(error) => {

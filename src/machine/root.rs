@@ -196,6 +196,7 @@ impl ConsolePort for StatusPort {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::backend::rate::Rates;
     use crate::event_loop::Waker;
 
     #[test]
@@ -238,7 +239,7 @@ mod tests {
 
     #[test]
     fn the_first_interface_behind_a_passt_is_set_up() {
-        let net = |kind, mac| NetChoice { kind, mac };
+        let net = |kind, mac| NetChoice { kind, mac, rates: Rates::default() };
         let switch = || net(NetKind::Switch("lan".into()), None);
         assert_eq!(network(&[switch()], "a"), None);
         let given = Some([2, 0, 0, 0, 0, 0x1f]);

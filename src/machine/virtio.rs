@@ -11,6 +11,7 @@ use crate::backend::net_pcap::{Capture, Captured};
 use crate::backend::net_port::NetPort;
 use crate::backend::net_switch::{self, SwitchError};
 use crate::backend::net_tap::{NetTap, TapError};
+use crate::backend::rate::Limiter;
 use crate::backend::share::host::ShareError;
 use crate::backend::socket_file::{SocketError, SocketFile};
 use crate::backend::vsock::exchange::Exchange;
@@ -26,7 +27,7 @@ use crate::virtio::blk::Blk;
 use crate::virtio::device::{DeviceKind, VirtioDevice};
 use crate::virtio::fs::Fs;
 use crate::virtio::function::VirtioFunction;
-use crate::virtio::net::Net;
+use crate::virtio::net::{self, Net};
 use crate::virtio::rng::Rng;
 use crate::virtio::transport::mmio::{MmioTransport, WINDOW};
 use crate::virtio::transport::pci::{BAR_SIZE, VirtioPci};
@@ -64,6 +65,8 @@ pub enum DeviceError {
     Capture { path: PathBuf, source: io::Error },
     #[error(transparent)]
     Socket(#[from] SocketError),
+    #[error("limit a network device: {0}")]
+    Limiter(io::Error),
     #[error("watch the sockets behind {}: {source}", path.display())]
     Exchange { path: PathBuf, source: io::Error },
 }
@@ -110,7 +113,8 @@ pub fn open(
         if let Some(capture) = &capture {
             port = Box::new(Captured::new(port, capture.clone()));
         }
-        devices.push(Box::new(Net::new(address(net, name, index), port)));
+        let limiter = Limiter::new(net.rates, net::LANES).map_err(DeviceError::Limiter)?;
+        devices.push(Box::new(Net::new(address(net, name, index), port, limiter)));
     }
     let mut socket = None;
     if let Some(path) = &config.vsock {

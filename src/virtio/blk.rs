@@ -3,7 +3,8 @@
 //! As many queues as there are vCPUs, up to four, all served alike. Requests are read, write, flush, identify, discard and write zeroes; all others are answered with "unsupported".
 //! Not modelled: secure erase, lifetime, zones, a write-back cache that can be switched.
 //! A request's bounds are those of the whole chain: it lies on the disk as a whole or nothing of it is done. What the host refuses
-//! (no space, a broken medium, a file that has become shorter) is an error of that request, and the disk works on.
+//! (no space, a broken medium, a file that has become shorter) is an error of that request, and the disk works on. While a limit of the
+//! user's holds it (`backend/rate.rs`), requests stay in their queues; a reset pays no debt.
 //! Source: virtio 1.2 §5.2.
 
 use super::device::{DeviceKind, Queues, VirtioDevice};
@@ -11,6 +12,7 @@ use super::queue::{Chain, QueueFault};
 use crate::backend::block::buffers::HostBuffers;
 use crate::backend::block::disk::{Disk, DiskOptions, Request};
 use crate::backend::block::image::{DiskError, SECTOR};
+use crate::backend::rate::Limiter;
 use crate::memory::map::GuestRange;
 use crate::memory::ram::GuestRam;
 use std::os::fd::BorrowedFd;
@@ -67,12 +69,18 @@ const PHYSICAL_BLOCK_EXP: u8 = 3;
 /// Bytes of the configuration up to `write_zeroes_may_unmap` and its padding (virtio 1.2 §5.2.4).
 const CONFIG_SIZE: usize = 60;
 
+/// The limits are those of the whole disk.
+const LANE: usize = 0;
+
 /// A request as the disk gives it back: its queue, and its buffers.
 type Asked = (usize, Chain);
 
 /// The device.
 pub struct Blk {
     disk: Disk<Asked>,
+    limiter: Limiter,
+    /// The queue that was the first to go on when the limits let go.
+    turn: usize,
     queue_sizes: Vec<u16>,
     id: [u8; ID_SIZE],
     config: [u8; CONFIG_SIZE],
@@ -98,10 +106,40 @@ impl Blk {
     pub fn open(path: &Path, options: DiskOptions, id: &str, cpus: u32) -> Result<Blk, DiskError> {
         let queue_sizes = vec![QUEUE_SIZE; cpus.clamp(1, QUEUES_MAX) as usize];
         let disk = Disk::open(path, options, queue_sizes.iter().sum())?;
+        let limiter = Limiter::new(options.rates, 1).map_err(DiskError::Engine)?;
         let mut name = [0; ID_SIZE];
         name.iter_mut().zip(id.bytes()).for_each(|(to, byte)| *to = byte);
         let config = config(&disk, queue_sizes.len() as u16);
-        Ok(Blk { disk, queue_sizes, id: name, config, writes_through: true, answered: Vec::new() })
+        let answered = Vec::new();
+        Ok(Blk { disk, limiter, turn: 0, queue_sizes, id: name, config, writes_through: true, answered })
+    }
+
+    /// Begins the requests of a queue, as far as the limits let it.
+    fn begin(&mut self, index: usize, queues: &mut Queues) -> Result<(), QueueFault> {
+        while self.limiter.lets(LANE)
+            && let Some(mut chain) = queues.pop(index)?
+        {
+            let Some(ram) = queues.queue(index).map(|queue| queue.ram().clone()) else { break };
+            if chain.writable_bytes() == 0 {
+                // There is no place for a status: nothing is done.
+                self.limiter.take(LANE, 0);
+                queues.push(index, &chain)?;
+                continue;
+            }
+            match self.request(&mut chain, &ram) {
+                Answer::Later(request) => {
+                    // Of one that is larger than the disk nothing is done either.
+                    let most = self.disk.sectors() * SECTOR;
+                    self.limiter.take(LANE, Some(request.bytes()).filter(|bytes| *bytes <= most).unwrap_or(0));
+                    self.disk.begin((index, chain), request);
+                }
+                Answer::Now(status) => {
+                    self.limiter.take(LANE, 0);
+                    answer(queues, index, chain, status)?;
+                }
+            }
+        }
+        Ok(())
     }
 
     /// Answers requests that are over.
@@ -202,18 +240,7 @@ impl VirtioDevice for Blk {
     }
 
     fn serve(&mut self, index: usize, queues: &mut Queues) -> Result<(), QueueFault> {
-        while let Some(mut chain) = queues.pop(index)? {
-            let Some(ram) = queues.queue(index).map(|queue| queue.ram().clone()) else { break };
-            if chain.writable_bytes() == 0 {
-                // There is no place for a status: nothing is done.
-                queues.push(index, &chain)?;
-                continue;
-            }
-            match self.request(&mut chain, &ram) {
-                Answer::Later(request) => self.disk.begin((index, chain), request),
-                Answer::Now(status) => answer(queues, index, chain, status)?,
-            }
-        }
+        self.begin(index, queues)?;
         self.answer_finished(queues)
     }
 
@@ -221,12 +248,24 @@ impl VirtioDevice for Blk {
         Some(self.disk.ready())
     }
 
+    fn waits_for_time(&self) -> Option<BorrowedFd<'_>> {
+        self.limiter.timer()
+    }
+
     fn host_ready(&mut self, queues: &mut Queues) -> Result<(), QueueFault> {
+        if self.limiter.let_go() {
+            // Another one goes first each time: one that always has requests leaves something to the others.
+            self.turn = (self.turn + 1) % self.queue_sizes.len();
+            for index in 0..self.queue_sizes.len() {
+                self.begin((self.turn + index) % self.queue_sizes.len(), queues)?;
+            }
+        }
         self.answer_finished(queues)
     }
 
     fn can_look(&self) -> bool {
-        true
+        // What is held would be found again and again.
+        !self.limiter.is_held(LANE)
     }
 
     fn waits_long(&self) -> bool {
@@ -289,10 +328,12 @@ mod tests {
     use super::*;
     use crate::arch::layout::MIB;
     use crate::backend::block::disk::Mode;
+    use crate::backend::rate::Rates;
     use crate::event_loop::{self, Interest, Waker};
     use crate::memory::map::MemoryMap;
     use std::path::PathBuf;
     use std::sync::atomic::{AtomicU32, Ordering};
+    use std::time::{Duration, Instant};
 
     const HEADER_AT: u64 = 0x8000;
     const STATUS_AT: u64 = 0x9000;
@@ -319,9 +360,12 @@ mod tests {
         }
 
         fn over(path: PathBuf, mode: Mode) -> Bench {
+            Bench::with(path, DiskOptions { mode, ..DiskOptions::default() })
+        }
+
+        fn with(path: PathBuf, options: DiskOptions) -> Bench {
             let ram = Arc::new(GuestRam::new(&MemoryMap::new(4 * MIB).unwrap()).unwrap());
-            let device =
-                Box::new(Blk::open(&path, DiskOptions { mode, ..DiskOptions::default() }, "a-name", 2).unwrap());
+            let device = Box::new(Blk::open(&path, options, "a-name", 2).unwrap());
             let function = VirtioFunction::new(device, ram.clone(), Waker::new().unwrap()).unwrap();
             let queue = DriverQueue::new(ram.clone(), 0x1000, 16);
             let mut bench = Bench { function, queue, ram, path };
@@ -342,6 +386,20 @@ mod tests {
             assert_eq!(self.function.status(), 15);
         }
 
+        /// Drives the device anew with two queues, and returns the second.
+        fn drive_two(&mut self) -> DriverQueue {
+            self.function.set_status(0);
+            self.ram.write(0x1000, &[0; 0x4000]).unwrap();
+            self.function.set_driver_features(self.function.features() & !(1 << 29));
+            self.function.set_status(ACKNOWLEDGE | DRIVER | FEATURES_OK);
+            self.queue = DriverQueue::new(self.ram.clone(), 0x1000, 16);
+            let second = DriverQueue::new(self.ram.clone(), 0x4000, 16);
+            let setups = [self.queue.setup(), second.setup()];
+            (0..).zip(setups).for_each(|(index, setup)| self.function.set_up_queue(index, |queue| *queue = setup));
+            self.function.set_status(ACKNOWLEDGE | DRIVER | FEATURES_OK | DRIVER_OK);
+            second
+        }
+
         /// Serves until a chain is used, and returns the bytes that it says were written.
         fn used(&mut self) -> u32 {
             self.function.serve(Some(0));
@@ -350,11 +408,17 @@ mod tests {
                 if let Some((_, written)) = self.queue.used() {
                     return written;
                 }
-                let waits = self.function.waits_for();
-                let fd = waits.iter().find(|wait| wait.queue.is_none()).unwrap().fd;
-                event_loop::wait(&[Interest { token: (), fd, output: false }], None).unwrap();
+                self.wait();
                 self.function.serve(None);
             }
+        }
+
+        /// Waits for what the device waits for, besides kicks.
+        fn wait(&self) {
+            let waits = self.function.waits_for();
+            let of_device = waits.iter().filter(|wait| wait.queue.is_none());
+            let interests: Vec<_> = of_device.map(|wait| Interest { token: (), fd: wait.fd, output: false }).collect();
+            assert!(!event_loop::wait(&interests, Some(Duration::from_secs(20))).unwrap().is_empty(), "it hangs");
         }
 
         /// A request with these buffers between header and status. Returns the status and the bytes written.
@@ -429,15 +493,7 @@ mod tests {
     #[test]
     fn each_queue_has_its_own_answers() {
         let mut bench = Bench::new(Mode::Write);
-        let mut second = DriverQueue::new(bench.ram.clone(), 0x4000, 16);
-        bench.function.set_status(0);
-        bench.ram.write(0x1000, &[0; 0x4000]).unwrap();
-        bench.function.set_driver_features(bench.function.features() & !(1 << 29));
-        bench.function.set_status(ACKNOWLEDGE | DRIVER | FEATURES_OK);
-        bench.queue = DriverQueue::new(bench.ram.clone(), 0x1000, 16);
-        let setups = [bench.queue.setup(), second.setup()];
-        (0..).zip(setups).for_each(|(index, setup)| bench.function.set_up_queue(index, |queue| *queue = setup));
-        bench.function.set_status(ACKNOWLEDGE | DRIVER | FEATURES_OK | DRIVER_OK);
+        let mut second = bench.drive_two();
         bench.ram.write(HEADER_AT, &[0; 16]).unwrap();
         let head = second.send(&[(HEADER_AT, 16)], &[(DATA, 512), (STATUS_AT, 1)]);
         bench.function.serve(Some(1));
@@ -445,6 +501,45 @@ mod tests {
         assert_eq!(bench.ask(request_type::FLUSH, 0, &[], &[]), (OK, 1));
         bench.function.serve(None);
         assert_eq!((second.used(), second.used(), bench.queue.used()), (Some((head, 513)), None, None));
+    }
+
+    #[test]
+    fn what_the_limit_holds_waits_in_its_queues_and_each_has_its_turn() {
+        // Three requests at once, and then one each 50 ms.
+        let rates = Rates { operations: Some(20), bytes: None };
+        let path = Bench::new(Mode::Write).path.with_extension("limited");
+        std::fs::write(&path, [0xdd; 512 * SECTORS as usize]).unwrap();
+        let mut bench = Bench::with(path, DiskOptions { rates, ..DiskOptions::default() });
+        let mut second = bench.drive_two();
+        bench.ram.write(HEADER_AT, &[0; 16]).unwrap();
+        let begin = Instant::now();
+        for _ in 0..5 {
+            bench.queue.send(&[(HEADER_AT, 16)], &[(DATA, 512), (STATUS_AT, 1)]);
+            second.send(&[(HEADER_AT, 16)], &[(DATA, 512), (STATUS_AT, 1)]);
+        }
+        bench.function.serve(Some(0));
+        bench.function.serve(Some(1));
+        let (mut done, mut rounds) = ([0, 0], 0);
+        while done != [5, 5] {
+            // Neither a look nor a kick ends the time for which it is held.
+            assert!(!bench.function.look() || done[0] + done[1] > 8);
+            bench.function.serve(Some(0));
+            bench.wait();
+            bench.function.serve(None);
+            let passed = begin.elapsed();
+            for (done, queue) in done.iter_mut().zip([&mut bench.queue, &mut second]) {
+                *done += std::iter::from_fn(|| queue.used()).count();
+            }
+            assert!(done[0] + done[1] <= 3 + (passed.as_millis() / 50) as usize, "{done:?} after {passed:?}");
+            assert!(done[0] < 5 || done[1] > 0, "the second has its turn");
+            rounds += 1;
+            assert!(rounds < 40, "it does not sleep");
+        }
+        // A new driver pays for the old one.
+        bench.drive(u64::MAX);
+        (0..3).for_each(|_| bench.still_works());
+        // Thirteen in all, of which three were free.
+        assert!(begin.elapsed() >= Duration::from_millis(50 * 10), "{:?}", begin.elapsed());
     }
 
     #[test]

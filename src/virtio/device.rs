@@ -85,6 +85,11 @@ pub trait VirtioDevice: Send {
         None
     }
 
+    /// The timer that ends a time in which it begins nothing; ready only then.
+    fn waits_for_time(&self) -> Option<BorrowedFd<'_>> {
+        None
+    }
+
     /// What it waited for is there.
     ///
     /// # Errors

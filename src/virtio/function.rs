@@ -202,7 +202,8 @@ impl VirtioFunction {
         let own = |fd, output| Wait { queue: None, fd, output };
         let input = self.device.waits_for().filter(|_| self.is_live()).map(|fd| own(fd, false));
         let output = self.device.waits_for_room().filter(|_| self.is_live()).map(|fd| own(fd, true));
-        kicks.chain(input).chain(output).collect()
+        let time = self.device.waits_for_time().filter(|_| self.is_live()).map(|fd| own(fd, false));
+        kicks.chain(input).chain(output).chain(time).collect()
     }
 
     /// What was waited for is there: a kick of queue `ready`, or for `None` one of the device's own descriptors.

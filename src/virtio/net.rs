@@ -1,18 +1,22 @@
 //! Network device: one receive and one transmit queue, frames to and from a port of the host.
 //!
 //! A frame is copied out of the guest once, and into it once. What the port cannot take waits in its queue, and so does the port
-//! when the guest has no buffers: nothing is read that cannot be delivered, so no edge is lost (CVE-2020-16843). Leaves out the
-//! control queue and several queue pairs.
+//! when the guest has no buffers: nothing is read that cannot be delivered, so no edge is lost (CVE-2020-16843). While a limit of the
+//! user's holds a direction (`backend/rate.rs`) nothing is read there either; the other goes on. Leaves out the control queue and
+//! several queue pairs.
 //! Source: virtio 1.2 §5.1.
 
 use super::device::{DeviceKind, Queues, VirtioDevice};
 use super::queue::{Chain, QueueFault};
 use crate::backend::net_port::{FRAME_MAX, HEADER_BYTES, NetPort, Sent};
+use crate::backend::rate::Limiter;
 use std::os::fd::BorrowedFd;
 
 const RECEIVE: usize = 0;
 const TRANSMIT: usize = 1;
 const QUEUE_SIZES: [u16; 2] = [256, 256];
+/// Directions that are limited by themselves, each by its queue's index.
+pub const LANES: usize = 2;
 
 /// Feature: the device has a MAC address.
 const MAC: u64 = 1 << 5;
@@ -28,6 +32,7 @@ const FRAME_MIN: usize = 14;
 /// The device.
 pub struct Net {
     port: Box<dyn NetPort>,
+    limiter: Limiter,
     /// MAC address and link status, as the driver reads them.
     config: [u8; 8],
     /// A frame to send that the port had no room for, with its chain.
@@ -54,16 +59,19 @@ enum Delivery {
     Again,
     /// The guest has too few buffers.
     NoBuffers,
+    /// The limit of this direction holds it.
+    Held,
 }
 
 impl Net {
-    /// A device with address `mac`, plugged into `port`.
-    pub fn new(mac: [u8; 6], port: Box<dyn NetPort>) -> Net {
+    /// A device with address `mac`, plugged into `port`, within the limits of `limiter` in its [`LANES`].
+    pub fn new(mac: [u8; 6], port: Box<dyn NetPort>, limiter: Limiter) -> Net {
         let mut config = [0; 8];
         config[..6].copy_from_slice(&mac);
         config[6..].copy_from_slice(&LINK_UP);
         Net {
             port,
+            limiter,
             config,
             unsent: None,
             frame: vec![0; FRAME_MAX].into_boxed_slice(),
@@ -76,7 +84,9 @@ impl Net {
 
     /// Sends what the guest has for the port, as far as that takes it.
     fn transmit(&mut self, queues: &mut Queues) -> Result<(), QueueFault> {
-        while let Some(chain) = self.next_to_send(queues)? {
+        while self.limiter.lets(TRANSMIT)
+            && let Some(chain) = self.next_to_send(queues)?
+        {
             let header_and_frame = self.frame[..self.unsent_length].split_first_chunk::<HEADER_BYTES>();
             if let Some((header, frame)) = header_and_frame.filter(|(_, frame)| frame.len() >= FRAME_MIN)
                 && self.port.send(header, frame) == Sent::Full
@@ -84,6 +94,7 @@ impl Net {
                 self.unsent = Some(chain);
                 break;
             }
+            self.limiter.take(TRANSMIT, self.unsent_length.saturating_sub(HEADER_BYTES) as u64);
             queues.push(TRANSMIT, &chain)?;
         }
         self.port.flush();
@@ -114,8 +125,12 @@ impl Net {
     }
 
     fn deliver(&mut self, queues: &mut Queues) -> Result<Delivery, QueueFault> {
+        if !self.limiter.lets(RECEIVE) {
+            return Ok(Delivery::Held);
+        }
         let Some(arrived) = self.port.peek() else { return Ok(Delivery::NoFrame) };
-        let length = (HEADER_BYTES + arrived.frame.len()) as u64;
+        let bytes = arrived.frame.len() as u64;
+        let length = HEADER_BYTES as u64 + bytes;
         self.chains.clear();
         let mut room = 0;
         while room < length && (self.is_mergeable || self.chains.is_empty()) {
@@ -141,6 +156,7 @@ impl Net {
             }
         }
         self.port.take();
+        self.limiter.take(RECEIVE, bytes);
         queues.push_all(RECEIVE, &self.chains)?;
         Ok(Delivery::Done)
     }
@@ -178,14 +194,19 @@ impl VirtioDevice for Net {
     }
 
     fn waits_for(&self) -> Option<BorrowedFd<'_>> {
-        self.port.fd().filter(|_| !self.is_starved)
+        self.port.fd().filter(|_| !self.is_starved && !self.limiter.is_held(RECEIVE))
     }
 
     fn waits_for_room(&self) -> Option<BorrowedFd<'_>> {
         self.port.fd().filter(|_| self.unsent.is_some() || self.port.wants_room())
     }
 
+    fn waits_for_time(&self) -> Option<BorrowedFd<'_>> {
+        self.limiter.timer()
+    }
+
     fn host_ready(&mut self, queues: &mut Queues) -> Result<(), QueueFault> {
+        self.limiter.let_go();
         self.receive(queues)?;
         self.transmit(queues)
     }
@@ -198,7 +219,8 @@ mod tests {
     use super::*;
     use crate::arch::layout::MIB;
     use crate::backend::net_port::{Arrived, NOTHING_LEFT, OFFLOADS};
-    use crate::event_loop::Waker;
+    use crate::backend::rate::Rates;
+    use crate::event_loop::{self, Interest, Waker};
     use crate::memory::map::MemoryMap;
     use crate::memory::ram::GuestRam;
     use crate::virtio::function::{NEEDS_RESET, VirtioFunction};
@@ -207,6 +229,7 @@ mod tests {
     use std::os::fd::{AsFd, OwnedFd};
     use std::os::unix::net::UnixStream;
     use std::sync::{Arc, Mutex};
+    use std::time::{Duration, Instant};
 
     /// What a port of the tests holds: frames to come, frames that went, and for how many more it has room.
     #[derive(Default)]
@@ -271,9 +294,14 @@ mod tests {
 
     /// A guest whose port waits on `fd`.
     fn guest_behind(fd: OwnedFd, room: usize, features: u64) -> Guest {
+        guest_limited(fd, room, features, Limiter::default())
+    }
+
+    /// A guest within limits.
+    fn guest_limited(fd: OwnedFd, room: usize, features: u64, limiter: Limiter) -> Guest {
         let ram = Arc::new(GuestRam::new(&MemoryMap::new(MIB).unwrap()).unwrap());
         let cable = Arc::new(Mutex::new(Cable { room, ..Cable::default() }));
-        let net = Net::new([2, 0, 0, 0, 0, 1], Box::new(Port(cable.clone(), fd, Vec::new())));
+        let net = Net::new([2, 0, 0, 0, 0, 1], Box::new(Port(cable.clone(), fd, Vec::new())), limiter);
         let mut function = VirtioFunction::new(Box::new(net), ram.clone(), Waker::new().unwrap()).unwrap();
         let queues = [0x1000, 0x2000].map(|base| DriverQueue::new(ram.clone(), base, 8));
         driver::start(&mut function, features, &queues);
@@ -374,7 +402,7 @@ mod tests {
         // The thread works off the kicks of the start. Then it sleeps.
         let (mut before, mut quiet_ms) = (calls(), 0);
         while quiet_ms < 100 {
-            std::thread::sleep(std::time::Duration::from_millis(1));
+            std::thread::sleep(Duration::from_millis(1));
             quiet_ms = if calls() == before { quiet_ms + 1 } else { 0 };
             before = calls();
             assert!(before < 100, "{before} calls for nothing");
@@ -455,5 +483,46 @@ mod tests {
         guest.function.serve(Some(RECEIVE));
         assert_eq!(guest.receive.used(), Some((0, 72)));
         assert_eq!(guest.function.status() & NEEDS_RESET, 0);
+    }
+
+    #[test]
+    fn each_direction_has_its_limit_and_what_it_holds_waits() {
+        // Two frames at once of 1000 bytes, and then one each 50 ms.
+        let limiter = Limiter::new(Rates { bytes: Some(20_000), operations: None }, LANES).unwrap();
+        // A port that always has something to read.
+        let (ours, mut theirs) = UnixStream::pair().unwrap();
+        theirs.write_all(b"frame").unwrap();
+        let mut guest = guest_limited(ours.into(), 100, 1 << 32, limiter);
+        let begin = Instant::now();
+        guest.ram.write(FRAME, &[9; 1012]).unwrap();
+        guest.cable.lock().unwrap().coming.extend(vec![vec![1; 1000]; 6]);
+        for index in 0..6 {
+            guest.transmit.send(&[(FRAME, 1012)], &[]);
+            guest.receive.send(&[], &[(BUFFERS + 2048 * index, 2000)]);
+        }
+        guest.function.serve(Some(TRANSMIT));
+        guest.function.serve(Some(RECEIVE));
+        let (mut sent, mut got, mut rounds) = (0, 0, 0);
+        loop {
+            let passed = begin.elapsed();
+            sent += (0..6).filter(|_| guest.transmit.used().is_some()).count();
+            got += (0..6).filter(|_| guest.receive.used().is_some()).count();
+            let most = 3 + (passed.as_millis() / 50) as usize;
+            assert!(sent <= most && got <= most, "{sent} and {got} after {passed:?}");
+            if (sent, got) == (6, 6) {
+                break;
+            }
+            let waits = guest.function.waits_for();
+            let of_device = waits.iter().filter(|wait| wait.queue.is_none());
+            let interests: Vec<_> =
+                of_device.map(|wait| Interest { token: (), fd: wait.fd, output: wait.output }).collect();
+            assert!(!event_loop::wait(&interests, Some(Duration::from_secs(20))).unwrap().is_empty(), "it hangs");
+            guest.function.serve(None);
+            // A kick ends no debt.
+            guest.function.serve(Some(TRANSMIT));
+            rounds += 1;
+            assert!(rounds < 30, "it does not sleep");
+        }
+        assert!(begin.elapsed() >= Duration::from_millis(150));
     }
 }

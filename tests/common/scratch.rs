@@ -1,5 +1,7 @@
 //! A directory of a test's own.
 
+use std::fs::DirBuilder;
+use std::os::unix::fs::DirBuilderExt;
 use std::path::{Path, PathBuf};
 
 /// A directory that is empty at first and gone at the end.
@@ -11,6 +13,14 @@ impl Scratch {
         let directory = std::env::temp_dir().join(format!("hostel-{name}-{}", std::process::id()));
         std::fs::create_dir(&directory).expect("the directory for temporary files takes one more");
         Scratch(directory)
+    }
+
+    /// A directory in which the switches of one test are, and nobody else's (`XDG_RUNTIME_DIR`).
+    pub fn runtime(name: &str) -> Scratch {
+        let scratch = Scratch::new(name);
+        let ours = DirBuilder::new().mode(0o700).create(scratch.join("hostel"));
+        ours.expect("the scratch directory takes one");
+        scratch
     }
 
     /// The directory.

@@ -4,6 +4,7 @@ use hostel::backend::balloon::BalloonControl;
 use hostel::backend::block::disk::{DiskOptions, Mode};
 use hostel::backend::console_port::{ConsolePort, TerminalSize};
 use hostel::backend::net_port::{Arrived, HEADER_BYTES, NOTHING_LEFT, NetPort, OFFLOADS, Sent};
+use hostel::backend::rate::{Limiter, Rates};
 use hostel::backend::vsock::exchange::Exchange;
 use hostel::event_loop::Waker;
 use hostel::virtio::balloon::Balloon;
@@ -45,6 +46,13 @@ pub const ROWS: &[Row] = &[
     Row {
         name: "blk, layered",
         build: layered,
+        good: || request(0, &[0; 16], 513),
+        is_right: is_disk,
+        writable_config: 0..0,
+    },
+    Row {
+        name: "blk, limited",
+        build: limited,
         good: || request(0, &[0; 16], 513),
         is_right: is_disk,
         writable_config: 0..0,
@@ -92,20 +100,26 @@ fn path() -> PathBuf {
 }
 
 /// A disk whose file has no name any more.
-fn disk(mode: Mode) -> Box<dyn VirtioDevice> {
+fn disk(options: DiskOptions) -> Box<dyn VirtioDevice> {
     let path = path();
     fs::write(&path, [0xdd; 512 * 64]).unwrap();
-    let device = Blk::open(&path, DiskOptions { mode, ..DiskOptions::default() }, "hostile", 2).unwrap();
+    let device = Blk::open(&path, options, "hostile", 2).unwrap();
     fs::remove_file(&path).unwrap();
     Box::new(device)
 }
 
 fn blk() -> Box<dyn VirtioDevice> {
-    disk(Mode::Write)
+    disk(DiskOptions::default())
 }
 
 fn layered() -> Box<dyn VirtioDevice> {
-    disk(Mode::Overlay)
+    disk(DiskOptions { mode: Mode::Overlay, ..DiskOptions::default() })
+}
+
+/// A disk that is held for a moment again and again.
+fn limited() -> Box<dyn VirtioDevice> {
+    let rates = Rates { bytes: Some(100 << 20), operations: Some(100_000) };
+    disk(DiskOptions { rates, ..DiskOptions::default() })
 }
 
 /// A sector and the status "done".
@@ -142,7 +156,7 @@ impl NetPort for Port {
 
 fn net() -> Box<dyn VirtioDevice> {
     let port = Port { idle: Waker::new().unwrap(), frame: vec![0x55; 60_000], taken: 0 };
-    Box::new(Net::new([2, 0, 0, 0, 0, 1], Box::new(port)))
+    Box::new(Net::new([2, 0, 0, 0, 0, 1], Box::new(port), Limiter::default()))
 }
 
 /// A port that takes everything and has a little to say.

@@ -1,14 +1,13 @@
 //! A slow disk: an engine around another that tells of no operation before a given time has passed since it began.
 //!
 //! For trying out what waits for a disk. Operations that are under way together wait together, as on a disk with a queue; an arm
-//! that moves, or a limit of bytes a second, is not modelled. Nobody sleeps here: a timer makes the engine's descriptor ready.
-//! Sources: timerfd_create(2), epoll(7).
+//! that moves is not modelled, and a limit of bytes a second is another layer's (`backend/rate.rs`). Nobody sleeps here: a timer makes
+//! the engine's descriptor ready.
+//! Source: epoll(7).
 
 use super::engine::{Done, Engine, Operation};
+use crate::backend::timer::Timer;
 use rustix::event::epoll::{self, CreateFlags, EventData, EventFlags};
-use rustix::time::{
-    Itimerspec, TimerfdClockId, TimerfdFlags, TimerfdTimerFlags, Timespec, timerfd_create, timerfd_settime,
-};
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::time::{Duration, Instant};
@@ -24,7 +23,7 @@ pub struct Delayed {
     begun: Vec<(usize, Instant)>,
     /// Operations that the engine is done with, and when that may be told.
     held: Vec<(Done, Instant)>,
-    timer: OwnedFd,
+    timer: Timer,
     /// Ready while the engine or the timer is.
     both: OwnedFd,
 }
@@ -35,25 +34,12 @@ impl Delayed {
     /// # Errors
     /// The host has no descriptor left.
     pub fn new(engine: Box<dyn Engine>, delay: Duration) -> io::Result<Delayed> {
-        let timer = timerfd_create(TimerfdClockId::Monotonic, TimerfdFlags::CLOEXEC | TimerfdFlags::NONBLOCK)?;
+        let timer = Timer::new()?;
         let both = epoll::create(CreateFlags::CLOEXEC)?;
-        for fd in [engine.ready(), timer.as_fd()] {
+        for fd in [engine.ready(), timer.fd()] {
             epoll::add(&both, fd, EventData::new_u64(0), EventFlags::IN)?;
         }
         Ok(Delayed { engine, delay, begun: Vec::new(), held: Vec::new(), timer, both })
-    }
-
-    /// Has the timer go off at `due`, or not at all. Setting it also takes back that it went off before.
-    fn set_timer(&self, due: Option<Instant>) {
-        // A time of 0 would switch it off.
-        let left = due
-            .map_or(Duration::ZERO, |due| due.saturating_duration_since(Instant::now()).max(Duration::from_nanos(1)));
-        let spec = Itimerspec {
-            it_interval: Timespec { tv_sec: 0, tv_nsec: 0 },
-            it_value: Timespec { tv_sec: left.as_secs() as i64, tv_nsec: left.subsec_nanos().into() },
-        };
-        timerfd_settime(&self.timer, TimerfdTimerFlags::empty(), &spec)
-            .expect("the timer is ours and the time is valid");
     }
 }
 
@@ -80,7 +66,7 @@ impl Engine for Delayed {
         }
         let now = Instant::now();
         done.extend(self.held.extract_if(.., |(_, due)| *due <= now).map(|(done, _)| done));
-        self.set_timer(self.held.iter().map(|(_, due)| *due).min());
+        self.timer.set(self.held.iter().map(|(_, due)| *due).min());
     }
 
     fn under_way(&self) -> usize {

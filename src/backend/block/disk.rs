@@ -11,6 +11,7 @@ use super::engine::{self, Call, Done, Engine, Operation, Store};
 use super::image::{Access, DiskError, DiskFormat, Image, SECTOR};
 use super::overlay::Layer;
 use super::threads::Threads;
+use crate::backend::rate::Rates;
 use rustix::fs::FallocateFlags;
 use std::io;
 use std::os::fd::BorrowedFd;
@@ -43,6 +44,8 @@ pub struct DiskOptions {
     pub direct: bool,
     /// How long each operation of the host takes at least; 0: as long as it does.
     pub delay: Duration,
+    /// What its user lets through of the guest's requests.
+    pub rates: Rates,
 }
 
 /// What a guest asks of a disk.
@@ -78,6 +81,17 @@ pub enum Request {
         /// Whether it has to be on the medium.
         durable: bool,
     },
+}
+
+impl Request {
+    /// Bytes that it moves, or may have the host write.
+    pub fn bytes(&self) -> u64 {
+        match self {
+            Request::Read(_, buffers) | Request::Write { buffers, .. } => buffers.bytes(),
+            Request::WriteZeroes { count, .. } => count.saturating_mul(SECTOR),
+            Request::Flush | Request::Discard { .. } => 0,
+        }
+    }
 }
 
 /// A disk. `T` is what its user knows a request by. Dropping it waits for what is under way.
