@@ -66,9 +66,9 @@ fn main() -> Result<ExitCode> {
     }
     let [single, workers, states] = all.map(|rows| rows[1].map(|cell| cell.per_second));
     let mut bounds = Bounds::default();
-    bounds.at_least("from the disk, 8 at once: workers, to the single thread", workers[1] / single[1], 1.4, "");
-    bounds.at_least("from the disk, 8 at once: states, to the single thread", states[1] / single[1], 1.4, "");
-    bounds.at_least("from the disk, 64 at once: states, to 8 workers", states[2] / workers[2], 0.9, "");
+    bounds.at_least("from the disk, 8 at once: workers, to the single thread", workers[1] / single[1], 3.0, "");
+    bounds.at_least("from the disk, 8 at once: states, to the single thread", states[1] / single[1], 3.0, "");
+    bounds.at_least("from the disk, 64 at once: states, to 8 workers", states[2] / workers[2], 1.0, "");
     bounds.at_most("from the disk, single thread: 64 at once, to 1", single[2] / single[0], 1.5, "");
     fs::remove_dir_all(&directory)?;
     Ok(bounds.finish())

@@ -10,8 +10,9 @@ use crate::http::{HEAD_BYTES_MAX, Name, Request, Status, write_head};
 
 /// Where an answer goes.
 pub trait Client {
-    /// Sends all of `bytes`, and waits as long as there is no room for them. `None`: the client is gone.
-    fn send(&mut self, bytes: &[u8]) -> Option<()>;
+    /// Sends all of `bytes`, and waits as long as there is no room for them; with `more` they may wait for what follows at once, and
+    /// travel with it (send(2), MSG_MORE). `None`: the client is gone.
+    fn send(&mut self, bytes: &[u8], more: bool) -> Option<()>;
 }
 
 /// Answers; whether the connection stays. `None`: it is broken.
@@ -33,8 +34,8 @@ fn answer_request(request: &Request, files: &Files, cache: &Cache, client: &mut 
         return refuse(Status::NotFound, keep, head_only, client).map(|()| keep);
     };
     if let Some(content) = cache.look(name) {
-        send_head(Status::Ok, content.len() as u64, name.bytes(), keep, client)?;
-        client.send(if head_only { b"" } else { content })?;
+        send_head(Status::Ok, content.len() as u64, name.bytes(), keep, true, client)?;
+        client.send(if head_only { b"" } else { content }, false)?;
         return Some(keep);
     }
     let file = match files.open(name) {
@@ -50,7 +51,7 @@ fn answer_request(request: &Request, files: &Files, cache: &Cache, client: &mut 
 }
 
 fn send_file(file: &File, name: &Name, request: &Request, cache: &Cache, client: &mut impl Client) -> Option<()> {
-    send_head(Status::Ok, file.bytes(), name.bytes(), request.keep, client)?;
+    send_head(Status::Ok, file.bytes(), name.bytes(), request.keep, false, client)?;
     if request.head_only {
         return Some(());
     }
@@ -61,7 +62,7 @@ fn send_file(file: &File, name: &Name, request: &Request, cache: &Cache, client:
     while (at as u64) < file.bytes() {
         // Here the thread sleeps until the disk has answered.
         match file.read(loading.rest(at), at as u64) {
-            Ok(read @ 1..) if client.send(loading.loaded(at, read)).is_some() => at += read,
+            Ok(read @ 1..) if client.send(loading.loaded(at, read), false).is_some() => at += read,
             _ => break,
         }
     }
@@ -77,7 +78,7 @@ fn send_pieces(file: &File, client: &mut impl Client) -> Option<()> {
     while at < file.bytes() {
         // Here the thread sleeps until the disk has answered.
         let read = file.read(&mut piece, at).ok().filter(|read| *read > 0)?;
-        client.send(piece.get(..read)?)?;
+        client.send(piece.get(..read)?, false)?;
         at += read as u64;
     }
     Some(())
@@ -85,12 +86,19 @@ fn send_pieces(file: &File, client: &mut impl Client) -> Option<()> {
 
 fn refuse(status: Status, keep: bool, head_only: bool, client: &mut impl Client) -> Option<()> {
     let text = status.line().as_bytes();
-    send_head(status, text.len() as u64, b"", keep, client)?;
-    client.send(if head_only { b"" } else { text })
+    send_head(status, text.len() as u64, b"", keep, true, client)?;
+    client.send(if head_only { b"" } else { text }, false)
 }
 
-fn send_head(status: Status, bytes: u64, name: &[u8], keep: bool, client: &mut impl Client) -> Option<()> {
+fn send_head(
+    status: Status,
+    bytes: u64,
+    name: &[u8],
+    keep: bool,
+    more: bool,
+    client: &mut impl Client,
+) -> Option<()> {
     let mut head = [0; HEAD_BYTES_MAX];
     let used = write_head(&mut head, status, bytes, name, keep);
-    client.send(head.get(..used)?)
+    client.send(head.get(..used)?, more)
 }

@@ -18,17 +18,22 @@ struct Waiting<'a> {
 }
 
 impl Client for Waiting<'_> {
-    fn send(&mut self, mut bytes: &[u8]) -> Option<()> {
-        while !bytes.is_empty() {
+    fn send(&mut self, mut bytes: &[u8], more: bool) -> Option<()> {
+        loop {
             let sent = self.network.send(self.connection, bytes)?;
             bytes = bytes.get(sent..)?;
+            if bytes.is_empty() && more {
+                return Some(());
+            }
             self.network.run();
-            if !bytes.is_empty() && sent == 0 {
+            if bytes.is_empty() {
+                return Some(());
+            }
+            if sent == 0 {
                 let idle = self.network.idle_ns(IDLE_NS_MAX);
                 wait(self.network.descriptor(), &mut [], idle, None);
             }
         }
-        Some(())
     }
 }
 

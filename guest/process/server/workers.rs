@@ -84,21 +84,25 @@ struct Working<'a> {
 }
 
 impl Client for Working<'_> {
-    fn send(&mut self, mut bytes: &[u8]) -> Option<()> {
-        while !bytes.is_empty() {
+    fn send(&mut self, mut bytes: &[u8], more: bool) -> Option<()> {
+        loop {
             let mut is_waiting = false;
             let sent = self.shared.line.wait(&self.shared.room, |line| {
                 line.waiting -= usize::from(is_waiting);
                 let sent = line.network.send(self.connection, bytes);
-                is_waiting = sent == Some(0);
+                is_waiting = sent == Some(0) && !bytes.is_empty();
                 line.waiting += usize::from(is_waiting);
                 // At once, by this thread: what has to be sent again, the dispatcher finds out when it looks next.
-                line.network.flush();
+                if !more || sent != Some(bytes.len()) {
+                    line.network.flush();
+                }
                 (!is_waiting).then_some(sent)
             })?;
             bytes = bytes.get(sent..)?;
+            if bytes.is_empty() {
+                return Some(());
+            }
         }
-        Some(())
     }
 }
 
