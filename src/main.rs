@@ -70,6 +70,9 @@ fn exec(config: &ExecConfig) -> i32 {
     match process::run::run(config) {
         Ok(finished) => {
             finished.said.iter().for_each(|text| say(text));
+            if let Some(signal) = finished.signal {
+                signals::end_by(signal);
+            }
             finished.status
         }
         Err(error) => {

@@ -8,7 +8,9 @@ mod common;
 use common::hostel::{Finished, PROGRAM, finish, hostel};
 use common::kvm;
 use common::scratch::Scratch;
-use std::process::Command;
+use std::io::{BufRead, BufReader};
+use std::os::unix::process::ExitStatusExt;
+use std::process::{Command, Stdio};
 
 /// A static program of many names.
 fn busybox() -> Option<&'static str> {
@@ -151,6 +153,87 @@ fn threads_and_processes_share_what_they_should_and_are_bounded() {
     assert_eq!(run.stdout, "72000\n12 7 p p 1.50\ndone\n");
     let many = hostel(&["exec", "--", &program, "many"], "");
     assert_eq!((many.stdout.as_str(), many.status), ("63\n", 3), "{}", many.stderr);
+}
+
+#[test]
+fn handlers_of_signals_run_as_they_do_natively() {
+    if !kvm::available() {
+        return;
+    }
+    let scratch = Scratch::new("process-signals");
+    let source = include_str!("process/signals.c");
+    let Some(program) = static_c(&scratch, "signals", &["-static", "-pthread", "-lm"], source) else { return };
+    let run = alike(&[&program], "");
+    assert!(run.stdout.ends_with("forged and caught: 11 128\n"), "{}", run.stdout);
+    let traced = hostel(&["exec", "--trace", "--", &program, "1"], "");
+    for line in [
+        "--- SIGSEGV {si_signo=SIGSEGV, si_code=SEGV_MAPERR, si_addr=0x8} ---",
+        "--- SIGTRAP {si_signo=SIGTRAP, si_code=SI_KERNEL} ---",
+        "rt_sigreturn()",
+    ] {
+        assert!(traced.stderr.contains(line), "{line}: {}", traced.stderr);
+    }
+}
+
+#[test]
+fn programs_that_live_by_signals_do_what_they_do_natively() {
+    if !kvm::available() {
+        return;
+    }
+    let trap = "trap 'echo got' TERM; kill -TERM $$; echo on; (sleep 0.1; kill -USR1 $$; sleep 0.2) & trap 'echo told' USR1; wait; echo $?; exit 5";
+    let python = "import signal, time\n\
+        signal.signal(signal.SIGALRM, lambda *_: print('rang'))\n\
+        signal.setitimer(signal.ITIMER_REAL, 0.05)\n\
+        signal.pause()\n\
+        def late(*_): raise TimeoutError\n\
+        signal.signal(signal.SIGALRM, late)\n\
+        signal.setitimer(signal.ITIMER_REAL, 0.05)\n\
+        try:\n    time.sleep(5)\nexcept TimeoutError:\n    print('late')\n";
+    for words in [
+        &["/bin/bash", "-c", trap][..],
+        &["/bin/dash", "-c", trap],
+        &["/bin/busybox", "sh", "-c", trap],
+        &["/bin/busybox", "timeout", "1", "/bin/busybox", "sleep", "5"],
+        &["/usr/bin/timeout", "0.2", "/usr/bin/sleep", "5"],
+        &["/usr/bin/timeout", "-s", "INT", "5", "/usr/bin/sleep", "0.1"],
+        &["/usr/bin/python3", "-c", python],
+    ] {
+        if std::path::Path::new(words[0]).exists() {
+            let run = alike(words, "");
+            assert!(run.elapsed.as_secs() < 5, "{words:?}");
+        }
+    }
+}
+
+#[test]
+fn ctrl_c_goes_to_a_program_that_handles_it_and_the_second_ends_all() {
+    if !kvm::available() {
+        return;
+    }
+    let scratch = Scratch::new("process-interrupt");
+    let source = r#"
+    #include <signal.h>
+    #include <unistd.h>
+    static void got(int signal) { write(1, "got\n", 4); }
+    int main(int argc, char **argv) {
+        if (argc > 1) signal(SIGINT, got);
+        write(1, "ready\n", 6);
+        for (;;) pause();
+    }"#;
+    let Some(program) = static_c(&scratch, "interrupt", &["-static"], source) else { return };
+    for (words, lines) in [(&["handled"][..], &["ready\n", "got\n"][..]), (&[], &["ready\n"])] {
+        let mut command = Command::new(PROGRAM);
+        let mut child = command.args(["exec", "--", &program]).args(words).stdout(Stdio::piped()).spawn().unwrap();
+        let mut output = BufReader::new(child.stdout.take().unwrap());
+        for expected in lines {
+            let mut line = String::new();
+            output.read_line(&mut line).unwrap();
+            assert_eq!(line, *expected);
+            let killed = Command::new("kill").args(["-INT", &child.id().to_string()]).status().unwrap();
+            assert!(killed.success());
+        }
+        assert_eq!(child.wait().unwrap().signal(), Some(2), "{words:?}");
+    }
 }
 
 /// Random calls of one seed, and how many.

@@ -42,6 +42,23 @@ impl Signals {
         Ok(Signals { _waker: waker })
     }
 
+    /// Catches SIGINT alone; `waker` wakes whoever calls [`Signals::take`]. Once a process. Where it was ignored before it stays so.
+    ///
+    /// # Errors
+    /// The host refuses the handler.
+    pub fn catch_interrupts(waker: Waker) -> io::Result<Signals> {
+        WAKE.store(waker.fd().as_raw_fd(), Ordering::SeqCst);
+        if !is_ignored(libc::SIGINT) {
+            catch(libc::SIGINT)?;
+        }
+        Ok(Signals { _waker: waker })
+    }
+
+    /// Takes the ending signal that came since the last call.
+    pub fn take(&self) -> Option<i32> {
+        Some(CAME.swap(0, Ordering::SeqCst)).filter(|signal| *signal != 0)
+    }
+
     /// Catches changes of the terminal's size too.
     ///
     /// # Errors

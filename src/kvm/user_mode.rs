@@ -14,8 +14,29 @@ use kvm_ioctls::VcpuFd;
 /// x87, SSE, AVX, AVX-512 and protection keys: what fits into the area that KVM_GET_XSAVE gives.
 const STATES: u64 = 0x2e7;
 
+/// Those extended states of `wanted` that are known here.
+pub fn known(wanted: u64) -> u64 {
+    wanted & STATES
+}
+
 /// Extended state of a vCPU: x87, vector registers, MXCSR.
 pub struct Extended(Box<kvm_xsave>);
+
+impl Extended {
+    /// The XSAVE area in its standard form.
+    pub fn bytes(&self) -> Vec<u8> {
+        self.0.region.iter().flat_map(|word| word.to_le_bytes()).collect()
+    }
+
+    /// What [`Extended::bytes`] gave; what is missing at the end is zero.
+    pub fn from_bytes(bytes: &[u8]) -> Extended {
+        let mut state = Box::<kvm_xsave>::default();
+        for (word, bytes) in state.region.iter_mut().zip(bytes.as_chunks::<4>().0) {
+            *word = u32::from_le_bytes(*bytes);
+        }
+        Extended(state)
+    }
+}
 
 impl Vcpu {
     /// Has general registers come with each exit; false where KVM cannot (before Linux 4.17).
@@ -29,6 +50,15 @@ impl Vcpu {
         registers::from_regs(&self.fd.synced().regs)
     }
 
+    /// Whether an exception is on its way to the guest: registers are not to be changed before it has arrived.
+    ///
+    /// # Errors
+    /// KVM refuses.
+    pub fn has_exception(&self) -> Result<bool, KvmError> {
+        let events = self.fd.call("KVM_GET_VCPU_EVENTS", format_args!(""), VcpuFd::get_vcpu_events)?;
+        Ok(events.exception.injected != 0 || events.exception.pending != 0)
+    }
+
     /// General registers with which the next entry begins, where they are exchanged.
     pub fn exchange(&mut self, regs: &Registers) {
         self.fd.load(registers::to_regs(regs));
@@ -39,7 +69,7 @@ impl Vcpu {
     /// # Errors
     /// KVM refuses.
     pub fn enable_states(&self, wanted: u64) -> Result<(), KvmError> {
-        let value = wanted & STATES;
+        let value = known(wanted);
         let mut xcrs = kvm_xcrs { nr_xcrs: 1, ..kvm_xcrs::default() };
         xcrs.xcrs[0] = kvm_xcr { xcr: 0, value, ..kvm_xcr::default() };
         self.fd.call("KVM_SET_XCRS", format_args!("xcr0 {value:#x}"), |fd| fd.set_xcrs(&xcrs))

@@ -6,6 +6,9 @@
 use super::files::{Files, OpenFile};
 use super::frames::Frames;
 use super::paths::Root;
+use super::signal::deliver::{Extension, deliver};
+use super::signal::extended::{self, Layout};
+use super::signal::handling::Handling;
 use super::space::{Backing, Place as At, Space};
 use super::stub;
 use super::syscall::call;
@@ -16,6 +19,7 @@ use super::world::{FIRST_ID, Process, Rules, World};
 use crate::arch::cpu_state::Registers;
 use crate::arch::layout::{MIB, PAGE_SIZE};
 use crate::arch::paging::PRESENT;
+use crate::kvm::system::KvmError;
 use crate::memory::map::MemoryMap;
 use crate::memory::ram::GuestRam;
 use rustix::fs::{Mode, OFlags};
@@ -37,6 +41,24 @@ pub const MAPPED_FILE: u64 = 0x40_0000;
 pub const HEAP: u64 = 0x50_0000;
 /// A page that it shares with its children.
 pub const SHARED: u64 = 0x60_0000;
+
+/// Vector registers that are as after reset at any time.
+pub struct Reset;
+
+impl Extension for Reset {
+    fn layout(&self) -> Layout {
+        // x87, SSE and AVX.
+        Layout::new(7, |_| (576, 256))
+    }
+
+    fn save(&self) -> Result<Vec<u8>, KvmError> {
+        Ok(extended::initial())
+    }
+
+    fn load(&self, _: &[u8]) -> Result<(), KvmError> {
+        Ok(())
+    }
+}
 
 /// Most programs and threads of a bench.
 const TASKS_MAX: usize = 4;
@@ -74,7 +96,7 @@ impl Bench {
         let mut bench = Bench { world: Arc::new(world), tasks: Vec::new(), neighbour, kernel: Vec::new() };
         bench.kernel = bench.kernel_pages();
         let first = bench.first(open);
-        bench.world.processes.add(&first.process, first.id);
+        bench.world.processes.add(&first.process, first.id, 0);
         bench.tasks.push(first);
         bench
     }
@@ -108,6 +130,7 @@ impl Bench {
             fs_base: 0,
             gs_base: 0,
             blocked: 0,
+            handling: Handling::default(),
             clear_at_end: 0,
             end: None,
             reason: None,
@@ -133,10 +156,11 @@ impl Bench {
         call::call(task);
         task.reload = Reload::Nothing;
         let answer = task.regs.rax;
+        deliver(task, &Reset).expect("no KVM is asked");
         if let Some(child) = task.born.take()
             && self.tasks.len() < TASKS_MAX
         {
-            self.world.processes.add(&child.process, child.id);
+            self.world.processes.add(&child.process, child.id, child.blocked);
             self.tasks.push(Task { reload: Reload::Nothing, ..*child });
         }
         while let Some(at) = self.tasks.iter().position(|task| task.ends().is_some()) {

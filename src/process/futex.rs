@@ -30,7 +30,7 @@ impl Futexes {
     /// Waits until the word at `key` is woken by one of `bits`, if `holds` is still true.
     ///
     /// # Errors
-    /// EAGAIN: it is not; ETIMEDOUT; EINTR: the process is to end; what `holds` says.
+    /// EAGAIN: it is not; ETIMEDOUT; EINTR: a signal came; what `holds` says.
     pub fn wait(
         &self,
         task: &Task,
@@ -49,7 +49,7 @@ impl Futexes {
             if *lock(&waiter.is_woken) {
                 return Ok(());
             }
-            if task.process.ending().is_some() {
+            if task.is_interrupted() {
                 break Err(Errno::INTR);
             }
             queues = match until.map(|until| until.saturating_duration_since(Instant::now())) {
@@ -102,7 +102,7 @@ impl Futexes {
         Ok((all, woken))
     }
 
-    /// Has all who wait look whether they are to end.
+    /// Has all who wait look whether a signal came or they are to end.
     pub fn look_up(&self) {
         let _queues = lock(&self.queues);
         self.woken.notify_all();

@@ -13,6 +13,7 @@ pub mod paths;
 pub mod processes;
 pub mod program;
 pub mod run;
+pub mod signal;
 pub mod space;
 pub mod stub;
 pub mod syscall;

@@ -4,6 +4,7 @@
 //! guest or out of a call that waits, and is repeated until they are gone, since one that comes just before such a call is lost.
 //! Sources: wait4(2), setpgid(2), exit_group(2).
 
+use super::signal::info::Info;
 use super::task::End;
 use super::world::{FIRST_ID, Process};
 use crate::bus::bus::lock;
@@ -34,6 +35,8 @@ struct Table {
     threads: BTreeMap<i32, (i32, Option<JoinHandle<()>>)>,
     /// Why the run cannot go on.
     broken: Option<String>,
+    /// Whether its user wants it to end.
+    is_interrupted: bool,
 }
 
 struct Entry {
@@ -52,11 +55,19 @@ pub enum RunEnd {
     Broken(String),
     /// The deadline passed.
     Deadline,
+    /// SIGINT, for the second time.
+    Interrupted,
 }
 
 impl Default for Processes {
     fn default() -> Processes {
-        let table = Table { next_id: FIRST_ID, processes: BTreeMap::new(), threads: BTreeMap::new(), broken: None };
+        let table = Table {
+            next_id: FIRST_ID,
+            processes: BTreeMap::new(),
+            threads: BTreeMap::new(),
+            broken: None,
+            is_interrupted: false,
+        };
         Processes { table: Mutex::new(table), changed: Condvar::new() }
     }
 }
@@ -74,9 +85,10 @@ impl Processes {
         }
     }
 
-    /// Thread `id` of `process` is about to run.
-    pub fn add(&self, process: &Arc<Process>, id: i32) {
+    /// Thread `id` of `process` is about to run, with these signals blocked.
+    pub fn add(&self, process: &Arc<Process>, id: i32, blocked: u64) {
         let mut table = lock(&self.table);
+        lock(&process.signals).add_thread(id, blocked);
         let fresh = || Entry { process: process.clone(), threads: 0, ended: None };
         table.processes.entry(process.id).or_insert_with(fresh).threads += 1;
         table.threads.insert(id, (process.id, None));
@@ -98,11 +110,14 @@ impl Processes {
     pub fn remove(&self, process: &Process, id: i32, end: End) -> bool {
         let mut table = lock(&self.table);
         table.threads.remove(&id);
+        lock(&process.signals).remove_thread(id);
         let Some(entry) = table.processes.get_mut(&process.id) else { return false };
         entry.threads -= 1;
         let last = entry.threads == 0;
         if last {
-            entry.ended = Some(process.ending().unwrap_or(end));
+            let end = process.ending().unwrap_or(end);
+            entry.ended = Some(end);
+            table.tell_parent(process, end);
             for child in table.processes.values().filter(|child| child.process.parent() == process.id) {
                 child.process.parent.store(NOBODY, Ordering::Relaxed);
             }
@@ -112,6 +127,30 @@ impl Processes {
         }
         self.changed.notify_all();
         last
+    }
+
+    /// Sends a signal to a process, or to a thread of it. Whoever is to do something about it is made to notice.
+    ///
+    /// # Errors
+    /// EAGAIN: too many are pending.
+    pub fn signal(&self, process: &Process, thread: Option<i32>, info: Info) -> Result<(), Errno> {
+        let _table = lock(&self.table);
+        let sent = post(process, thread, info);
+        self.changed.notify_all();
+        sent
+    }
+
+    /// A timer was set: the next to fire may be another.
+    pub fn look_at_timers(&self) {
+        let _table = lock(&self.table);
+        self.changed.notify_all();
+    }
+
+    /// The process that thread `id` belongs to.
+    pub fn process_of(&self, id: i32) -> Option<Arc<Process>> {
+        let table = lock(&self.table);
+        let (process, _) = table.threads.get(&id)?;
+        table.processes.get(process).map(|entry| entry.process.clone())
     }
 
     /// Has all threads of a process end.
@@ -136,11 +175,25 @@ impl Processes {
             .collect()
     }
 
-    /// Waits for the end of a child of `parent` that `wanted` names as wait4(2) does; `None` where none has ended and `at_once`.
+    /// The processes of a group.
+    pub fn of_group(&self, group: i32) -> Vec<Arc<Process>> {
+        let table = lock(&self.table);
+        let processes = table.processes.values().map(|entry| &entry.process);
+        processes.filter(|process| process.group() == group).cloned().collect()
+    }
+
+    /// Waits, in this thread of `parent`, for the end of a child that `wanted` names as wait4(2) does; `None` where none has ended and
+    /// `at_once`.
     ///
     /// # Errors
-    /// ECHILD: there is none; EINTR: the parent is to end.
-    pub fn wait(&self, parent: &Process, wanted: i32, at_once: bool, keep: bool) -> Result<Option<(i32, End)>, Errno> {
+    /// ECHILD: there is none; EINTR: a signal came.
+    pub fn wait(
+        &self,
+        (parent, thread): (&Process, i32),
+        wanted: i32,
+        at_once: bool,
+        keep: bool,
+    ) -> Result<Option<(i32, End)>, Errno> {
         let mut table = lock(&self.table);
         loop {
             let is_meant = |entry: &&Entry| {
@@ -166,7 +219,7 @@ impl Processes {
             if at_once {
                 return Ok(None);
             }
-            if parent.ending().is_some() {
+            if parent.interrupts(thread) {
                 return Err(Errno::INTR);
             }
             table = self.changed.wait(table).unwrap_or_else(|poisoned| poisoned.into_inner());
@@ -179,7 +232,14 @@ impl Processes {
         self.changed.notify_all();
     }
 
-    /// Waits for the end of the run; meanwhile has those threads end that are to. `wake` wakes those that wait in Hostel.
+    /// The run is to end, whatever programs do about it.
+    pub fn interrupt(&self) {
+        lock(&self.table).is_interrupted = true;
+        self.changed.notify_all();
+    }
+
+    /// Waits for the end of the run; meanwhile has those threads notice that are to end or have a signal, and timers fire. `wake` wakes
+    /// those that wait in Hostel.
     pub fn supervise(&self, deadline: Option<Instant>, wake: impl Fn()) -> RunEnd {
         let mut table = lock(&self.table);
         loop {
@@ -189,19 +249,25 @@ impl Processes {
             if let Some(end) = table.processes.get(&FIRST_ID).and_then(|entry| entry.ended) {
                 return RunEnd::Ended(end);
             }
+            if table.is_interrupted {
+                return RunEnd::Interrupted;
+            }
             let now = Instant::now();
             if deadline.is_some_and(|deadline| now >= deadline) {
                 return RunEnd::Deadline;
             }
-            let ends =
-                |process: &i32| table.processes.get(process).is_some_and(|entry| entry.process.ending().is_some());
-            let late = table.threads.values().filter(|(process, _)| ends(process));
+            let timer = table.fire(now);
+            let is_late =
+                |process: &i32, id| table.processes.get(process).is_some_and(|entry| entry.process.interrupts(id));
+            let late = table.threads.iter().filter(|(id, (process, _))| is_late(process, **id));
             let mut count = 0;
-            for (_, handle) in late {
+            for (_, (process, handle)) in late {
                 handle.iter().for_each(kick::kick);
+                table.processes.get(process).iter().for_each(|entry| entry.process.signalled.notify_all());
                 count += 1;
             }
-            let mut limit = deadline.map_or(Duration::from_secs(3600), |deadline| deadline - now);
+            let next = [deadline, timer].into_iter().flatten().min();
+            let mut limit = next.map_or(Duration::from_secs(3600), |next| next.saturating_duration_since(now));
             if count > 0 {
                 limit = limit.min(PATIENCE);
                 drop(table);
@@ -215,31 +281,112 @@ impl Processes {
     }
 }
 
+impl Table {
+    /// A process has ended: its parent gets a signal, and need not ask where it has said that it will not.
+    fn tell_parent(&mut self, process: &Process, end: End) {
+        let Some(parent) = self.processes.get(&process.parent()).map(|entry| entry.process.clone()) else { return };
+        if process.end_signal == libc::SIGCHLD && lock(&parent.signals).reaps_children() {
+            self.processes.remove(&process.id);
+        }
+        if process.end_signal != 0 {
+            // One that is pending already tells as much.
+            let _ = post(&parent, None, Info::child(process.end_signal, process.id, end));
+        }
+    }
+
+    /// Sends what timers have to send until `now`; when the next one fires.
+    fn fire(&self, now: Instant) -> Option<Instant> {
+        let running = self.processes.values().filter(|entry| entry.ended.is_none());
+        let next = running.filter_map(|Entry { process, .. }| {
+            let mut timers = lock(&process.timers);
+            for (thread, info) in timers.fire(now) {
+                // A signal too many is lost, as an alarm is whose signal is pending still.
+                let _ = post(process, thread, info);
+            }
+            timers.next()
+        });
+        next.min()
+    }
+}
+
+/// Sends a signal. SIGKILL ends a process at once, whatever its threads do.
+fn post(process: &Process, thread: Option<i32>, info: Info) -> Result<(), Errno> {
+    if info.signal() == libc::SIGKILL {
+        process.begin_end(End::Killed(libc::SIGKILL));
+        return Ok(());
+    }
+    let posted = lock(&process.signals).post(thread, info);
+    process.signalled.notify_all();
+    posted
+}
+
 #[cfg(test)]
 mod tests {
+    use super::super::signal::info::SI_USER;
+    use super::super::signal::state::{Action, IGNORE};
     use super::*;
 
     #[test]
     fn a_child_is_asked_about_once() {
         let processes = Processes::default();
         let parent = Arc::new(Process::new(processes.new_id(), NOBODY, FIRST_ID));
-        processes.add(&parent, parent.id);
-        assert_eq!(processes.wait(&parent, -1, false, false), Err(Errno::CHILD));
+        processes.add(&parent, parent.id, 0);
+        let asker = (&*parent, parent.id);
+        assert_eq!(processes.wait(asker, -1, false, false), Err(Errno::CHILD));
         let child = Arc::new(Process::new(processes.new_id(), parent.id, FIRST_ID));
-        processes.add(&child, child.id);
-        assert_eq!(processes.wait(&parent, -1, true, false), Ok(None));
-        assert_eq!(processes.wait(&parent, 99, true, false), Err(Errno::CHILD));
+        processes.add(&child, child.id, 0);
+        assert_eq!(processes.wait(asker, -1, true, false), Ok(None));
+        assert_eq!(processes.wait(asker, 99, true, false), Err(Errno::CHILD));
         assert!(processes.remove(&child, child.id, End::Exited(4)));
-        assert_eq!(processes.wait(&parent, 0, false, true), Ok(Some((child.id, End::Exited(4)))));
-        assert_eq!(processes.wait(&parent, child.id, false, false), Ok(Some((child.id, End::Exited(4)))));
-        assert_eq!(processes.wait(&parent, -1, true, false), Err(Errno::CHILD));
+        assert_eq!(processes.wait(asker, 0, false, true), Ok(Some((child.id, End::Exited(4)))));
+        assert_eq!(processes.wait(asker, child.id, false, false), Ok(Some((child.id, End::Exited(4)))));
+        assert_eq!(processes.wait(asker, -1, true, false), Err(Errno::CHILD));
+    }
+
+    #[test]
+    fn a_parent_is_told_by_a_signal_and_interrupted_by_others() {
+        let processes = Processes::default();
+        let parent = Arc::new(Process::new(processes.new_id(), NOBODY, FIRST_ID));
+        processes.add(&parent, parent.id, 0);
+        let asker = (&*parent, parent.id);
+        let handle =
+            |signal, handler| lock(&parent.signals).set_action(signal, Action { handler, ..Action::default() });
+        let child = || {
+            let child = Arc::new(Process::new(processes.new_id(), parent.id, FIRST_ID));
+            processes.add(&child, child.id, 0);
+            child
+        };
+        let (first, second) = (child(), child());
+        handle(libc::SIGCHLD, 0x1000);
+        assert!(processes.remove(&first, first.id, End::Exited(3)));
+        let told = lock(&parent.signals).take(parent.id).map(|(info, _)| info);
+        assert_eq!(told, Some(Info::child(libc::SIGCHLD, first.id, End::Exited(3))));
+        processes.signal(&parent, None, Info::new(libc::SIGTERM, SI_USER)).unwrap();
+        assert_eq!(processes.wait(asker, first.id, false, false), Ok(Some((first.id, End::Exited(3)))));
+        assert_eq!(processes.wait(asker, second.id, false, false), Err(Errno::INTR));
+        handle(libc::SIGCHLD, IGNORE);
+        assert!(processes.remove(&second, second.id, End::Exited(0)));
+        assert_eq!(processes.wait(asker, -1, false, false), Err(Errno::CHILD), "nobody wanted to know");
+        processes.signal(&parent, None, Info::new(libc::SIGKILL, SI_USER)).unwrap();
+        assert_eq!(parent.ending(), Some(End::Killed(libc::SIGKILL)));
+    }
+
+    #[test]
+    fn alarms_fire_while_the_run_is_waited_for() {
+        let processes = Processes::default();
+        let first = Arc::new(Process::new(processes.new_id(), NOBODY, FIRST_ID));
+        processes.add(&first, first.id, !0);
+        let (now, short) = (Instant::now(), Duration::from_millis(5));
+        lock(&first.timers).set_real(now, (short, Duration::ZERO));
+        assert_eq!(processes.supervise(Some(now + short * 4), || ()), RunEnd::Deadline);
+        assert_eq!(lock(&first.signals).take_of(first.id, !0).map(|info| info.signal()), Some(libc::SIGALRM));
     }
 
     #[test]
     fn the_run_ends_with_the_first_process_or_at_the_deadline() {
         let processes = Processes::default();
         let first = Arc::new(Process::new(processes.new_id(), NOBODY, FIRST_ID));
-        processes.add(&first, first.id);
+        processes.add(&first, first.id, 0);
         assert_eq!(processes.supervise(Some(Instant::now()), || ()), RunEnd::Deadline);
         processes.end(&first, End::Killed(9));
         assert!(processes.remove(&first, first.id, End::Exited(0)));

@@ -1,7 +1,7 @@
 //! `hostel exec` from its options to what is told of it: the program's status, or why there is none.
 //!
 //! The control thread waits for the program's end and the deadline; each thread of a program has one of Hostel's and a vCPU. Signals are
-//! not caught: one that would end the program natively ends Hostel, and its machine with it.
+//! not caught: one that would end the program natively ends Hostel, and its machine with it. `signal/terminal.rs` has the exception.
 //! Sources: exit statuses as in POSIX "Exit Status for Commands", with 125 as timeout(1) and env(1) have it.
 
 use super::files::{Files, OpenFile};
@@ -9,6 +9,7 @@ use super::load::Image;
 use super::options::ExecConfig;
 use super::paths::{Root, RootError};
 use super::processes::RunEnd;
+use super::signal::handling::Handling;
 use super::space::Space;
 use super::syscall::names;
 use super::syscall::open::HERE;
@@ -104,6 +105,8 @@ pub struct Finished {
     pub status: i32,
     /// What is to be said.
     pub said: Vec<String>,
+    /// The signal by which this process is to end, where its user has ended it.
+    pub signal: Option<i32>,
 }
 
 /// Runs the program that `config` asks for, to its end or the deadline.
@@ -120,12 +123,16 @@ pub fn run(config: &ExecConfig) -> Result<Finished, ExecError> {
     let mut task = first_task(world.clone())?;
     start(&mut task, config)?;
     kick::install_handler().map_err(ExecError::Kick)?;
+    world.terminal.open();
     trap::start(task, &Arc::new(Vcpus::new(ram)?))?;
     let deadline = config.timeout.map(|timeout| Instant::now() + timeout);
     let mut said = Vec::new();
+    let mut signal = None;
     let status = match world.processes.supervise(deadline, || world.futexes.look_up()) {
         RunEnd::Ended(end) => {
             world.tell_end(FIRST_ID, end);
+            // As natively, whoever started it sees that it was interrupted.
+            signal = Some(libc::SIGINT).filter(|signal| end == End::Killed(*signal) && world.terminal.has_handed_on());
             match (end, world.reason()) {
                 (End::Killed(signal), Some(reason)) => {
                     said.push(format!("the program was ended by {}: {reason}", trace::signal(signal)));
@@ -139,13 +146,17 @@ pub fn run(config: &ExecConfig) -> Result<Finished, ExecError> {
             said.push("the deadline has passed".into());
             DEADLINE
         }
+        RunEnd::Interrupted => {
+            signal = Some(libc::SIGINT);
+            End::Killed(libc::SIGINT).shell_status()
+        }
         RunEnd::Broken(reason) => {
             said.push(reason);
             FAILED
         }
     };
     said.extend(unknown(&world));
-    Ok(Finished { status, said })
+    Ok(Finished { status, said, signal })
 }
 
 /// A line about the calls that were not known.
@@ -175,6 +186,7 @@ fn first_task(world: Arc<World>) -> Result<Task, ExecError> {
         fs_base: 0,
         gs_base: 0,
         blocked: 0,
+        handling: Handling::default(),
         clear_at_end: 0,
         end: None,
         reason: None,

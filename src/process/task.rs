@@ -6,9 +6,10 @@
 use super::files::{Files, OpenFile};
 use super::load::Image;
 use super::paths::PATH_MAX;
+use super::signal::handling::Handling;
 use super::space::{Access, Space};
 use super::windows::guest::Guest;
-use super::world::{Action, Process, World};
+use super::world::{Process, World};
 use crate::arch::cpu_state::{RFLAGS_FIXED, RFLAGS_IF, Registers};
 use crate::bus::bus::lock;
 use crate::kvm::user_mode::Extended;
@@ -83,8 +84,10 @@ pub struct Task {
     pub fs_base: u64,
     /// Base of GS.
     pub gs_base: u64,
-    /// Signals that are blocked, signal 1 in bit 0.
+    /// Signals that are blocked, signal 1 in bit 0. Whoever sends one has a copy; `set_blocked` changes both.
     pub blocked: u64,
+    /// What it keeps for its signals.
+    pub handling: Handling,
     /// Word that is cleared, and woken, at its end; 0 for none.
     pub clear_at_end: u64,
     /// How it has ended.
@@ -238,14 +241,7 @@ impl Task {
         Ok(absolute)
     }
 
-    /// Sends a signal to itself: what its disposition makes of it happens, but for handlers, which are not run.
-    pub fn raise(&mut self, signal: i32) {
-        if !self.process.ignores(signal) {
-            self.world.processes.end(&self.process, End::Killed(signal));
-        }
-    }
-
-    /// An exception ends it.
+    /// It ends by a signal that no handler gets.
     pub fn kill(&mut self, signal: i32, reason: String) {
         self.reason = Some(format!("{reason}, by the instruction at {:#x}", self.regs.rip));
         self.world.processes.end(&self.process, End::Killed(signal));
@@ -279,10 +275,9 @@ impl Task {
         let mut files = lock(&self.files).clone();
         files.close_all(|_, descriptor| descriptor.close_on_exec);
         self.files = Arc::new(Mutex::new(files));
-        for action in lock(&self.process.actions).iter_mut() {
-            // What was ignored stays so; a handler is gone with its program.
-            *action = Action { handler: if action.handler == 1 { 1 } else { 0 }, ..Action::default() };
-        }
+        lock(&self.process.signals).reset_handlers();
+        lock(&self.process.timers).delete_all();
+        self.handling = Handling::default();
         *lock(&self.process.program) = image.path.clone();
         let name = image.path.rsplit(|byte| *byte == b'/').next().unwrap_or(&[]);
         let mut short = [0; 16];

@@ -3,6 +3,7 @@
 //! No interrupt controller, no device: nothing but system calls and exceptions leaves a program.
 //! Sources: KVM API KVM_CREATE_VCPU, KVM_SET_MSRS; Intel SDM vol. 2A CPUID leaf 0xd (XCR0).
 
+use super::signal::extended::Layout;
 use super::stub;
 use super::task::{Reload, Task};
 use super::world::World;
@@ -10,7 +11,7 @@ use crate::arch::cpuid::{self, CpuidLeaf};
 use crate::arch::irqchip::Irqchip;
 use crate::bus::bus::lock;
 use crate::kvm::system::{KvmError, System};
-use crate::kvm::user_mode::Extended;
+use crate::kvm::user_mode::{self, Extended};
 use crate::kvm::vcpu::Vcpu;
 use crate::kvm::vm::Vm;
 use crate::memory::ram::GuestRam;
@@ -36,6 +37,7 @@ pub struct Vcpus {
     leaves: Vec<CpuidLeaf>,
     /// Extended states that the processor has; 0 without XSAVE.
     states: u64,
+    layout: Layout,
     pool: Mutex<Pool>,
     /// Extended state after reset.
     reset: OnceLock<Extended>,
@@ -59,7 +61,17 @@ impl Vcpus {
         let find = |function| leaves.iter().find(|leaf| leaf.function == function && leaf.index == 0);
         let has_xsave = find(1).is_some_and(|leaf| leaf.ecx & 1 << 26 != 0);
         let states = find(0xd).filter(|_| has_xsave).map_or(0, |leaf| u64::from(leaf.edx) << 32 | u64::from(leaf.eax));
-        Ok(Vcpus { vm, leaves, states, pool: Mutex::default(), reset: OnceLock::new() })
+        let place = |state: u32| {
+            let leaf = leaves.iter().find(|leaf| leaf.function == 0xd && leaf.index == state);
+            leaf.map_or((0, 0), |leaf| (leaf.ebx as usize, leaf.eax as usize))
+        };
+        let layout = Layout::new(user_mode::known(states), place);
+        Ok(Vcpus { vm, leaves, states, layout, pool: Mutex::default(), reset: OnceLock::new() })
+    }
+
+    /// How the extended state of its vCPUs is laid out.
+    pub fn layout(&self) -> Layout {
+        self.layout
     }
 
     /// A vCPU that nobody uses.

@@ -4,6 +4,9 @@ use super::frames::Frames;
 use super::futex::Futexes;
 use super::paths::Root;
 use super::processes::Processes;
+use super::signal::state::Signals;
+use super::signal::terminal::Terminal;
+use super::signal::timers::Timers;
 use super::tables::Trees;
 use super::task::End;
 use super::trace::Trace;
@@ -12,28 +15,11 @@ use crate::memory::map::MemoryMap;
 use crate::memory::ram::GuestRam;
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::atomic::{AtomicI32, Ordering};
-use std::sync::{Arc, Mutex};
+use std::sync::{Arc, Condvar, Mutex};
 use std::time::Instant;
 
-/// Signals that do nothing unless a handler is installed (signal(7)): SIGCHLD, SIGURG, SIGWINCH, SIGCONT.
-const IGNORED: [i32; 4] = [libc::SIGCHLD, libc::SIGURG, libc::SIGWINCH, libc::SIGCONT];
-/// Signals that there are.
-pub const SIGNALS: usize = 64;
 /// Number of the first process.
 pub const FIRST_ID: i32 = 2;
-
-/// What a process does about a signal: `struct kernel_sigaction` as it came.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Action {
-    /// SIG_DFL (0), SIG_IGN (1), or the handler's address.
-    pub handler: u64,
-    /// SA_ flags.
-    pub flags: u64,
-    /// Code that returns from the handler.
-    pub restorer: u64,
-    /// Signals that are blocked meanwhile.
-    pub mask: u64,
-}
 
 /// A process.
 pub struct Process {
@@ -47,26 +33,41 @@ pub struct Process {
     pub program: Mutex<Vec<u8>>,
     /// The name that prctl(2) PR_SET_NAME gives.
     pub name: Mutex<[u8; 16]>,
-    /// What it does about signals.
-    pub actions: Mutex<[Action; SIGNALS]>,
+    /// What it does about signals, and which are pending.
+    pub signals: Mutex<Signals>,
+    /// Told of each signal that comes, and of its end.
+    pub signalled: Condvar,
+    /// Timers that send signals.
+    pub timers: Mutex<Timers>,
+    /// The signal that its parent gets at its end; 0 for none.
+    pub end_signal: i32,
     ending: Mutex<Option<End>>,
 }
 
 impl Process {
     /// A process that has done nothing yet.
     pub fn new(id: i32, parent: i32, group: i32) -> Process {
-        let actions = Mutex::new([Action::default(); SIGNALS]);
-        let (parent, group) = (AtomicI32::new(parent), AtomicI32::new(group));
-        let (program, name, ending) = (Mutex::default(), Mutex::default(), Mutex::default());
-        Process { id, parent, group, program, name, actions, ending }
+        Process {
+            id,
+            parent: AtomicI32::new(parent),
+            group: AtomicI32::new(group),
+            program: Mutex::default(),
+            name: Mutex::default(),
+            signals: Mutex::default(),
+            signalled: Condvar::new(),
+            timers: Mutex::default(),
+            end_signal: libc::SIGCHLD,
+            ending: Mutex::default(),
+        }
     }
 
-    /// A child of `parent`, which inherits what fork(2) says.
-    pub fn child(parent: &Process, id: i32) -> Process {
-        let child = Process::new(id, parent.id, parent.group());
+    /// A child of `parent`, which inherits what fork(2) says; the parent is to get `end_signal` at its end.
+    pub fn child(parent: &Process, id: i32, end_signal: i32) -> Process {
+        let mut child = Process::new(id, parent.id, parent.group());
         lock(&child.program).clone_from(&lock(&parent.program));
         *lock(&child.name) = *lock(&parent.name);
-        *lock(&child.actions) = *lock(&parent.actions);
+        *lock(&child.signals) = lock(&parent.signals).for_child();
+        child.end_signal = end_signal;
         child
     }
 
@@ -78,6 +79,7 @@ impl Process {
     /// From now on it is to end; the first reason counts.
     pub fn begin_end(&self, end: End) {
         lock(&self.ending).get_or_insert(end);
+        self.signalled.notify_all();
     }
 
     /// Number of its parent.
@@ -85,14 +87,9 @@ impl Process {
         self.parent.load(Ordering::Relaxed)
     }
 
-    /// Whether a signal has no effect on it.
-    pub fn ignores(&self, signal: i32) -> bool {
-        let action = signal.checked_sub(1).and_then(|index| lock(&self.actions).get(index as usize).copied());
-        match action {
-            Some(Action { handler: 0, .. }) => IGNORED.contains(&signal),
-            Some(Action { handler: 1, .. }) => !matches!(signal, libc::SIGKILL | libc::SIGSTOP),
-            _ => false,
-        }
+    /// Whether a call in which this thread of it waits is to give EINTR.
+    pub fn interrupts(&self, thread: i32) -> bool {
+        self.ending().is_some() || lock(&self.signals).are_due(thread)
     }
 
     /// Its group.
@@ -134,6 +131,8 @@ pub struct World {
     pub processes: Processes,
     /// Words that threads wait for.
     pub futexes: Futexes,
+    /// Who gets what is typed to interrupt.
+    pub terminal: Terminal,
     /// When it began.
     pub start: Instant,
     /// How often each call was made that is not known here; numbers of any size, so there is a bound.
@@ -149,9 +148,19 @@ impl World {
     pub fn new(ram: Arc<GuestRam>, map: &MemoryMap, root: Root, rules: Rules, trace: Option<Trace>) -> Option<World> {
         let frames = Arc::new(Frames::new(ram, map));
         let trees = Arc::new(Trees::new(frames.clone())?);
-        let (processes, futexes) = (Processes::default(), Futexes::default());
-        let (start, unknown) = (Instant::now(), Mutex::default());
-        Some(World { frames, trees, root, rules, trace, processes, futexes, start, unknown, reason: Mutex::default() })
+        Some(World {
+            frames,
+            trees,
+            root,
+            rules,
+            trace,
+            processes: Processes::default(),
+            futexes: Futexes::default(),
+            terminal: Terminal::default(),
+            start: Instant::now(),
+            unknown: Mutex::default(),
+            reason: Mutex::default(),
+        })
     }
 
     /// Counts a call that is not known.

@@ -3,6 +3,7 @@
 //! Source: System V ABI AMD64 §A.2.1 (registers of a system call).
 
 use super::table;
+use crate::process::signal::handling::Interrupted;
 use crate::process::task::Task;
 use crate::process::windows::guest;
 use rustix::io::Errno;
@@ -29,6 +30,9 @@ pub fn call(task: &mut Task) {
     let shown = task.world.trace.is_some().then(|| task.world.clone());
     let line = shown.as_ref().and_then(|world| Some(world.trace.as_ref()?.begin(task, number, arguments)));
     let answer = answer(task, number, arguments);
+    if answer == Err(Errno::INTR) {
+        task.handling.interrupted = Some(Interrupted::new(number, &arguments));
+    }
     if let (Some(world), Some(line)) = (&shown, line)
         && let Some(trace) = &world.trace
     {

@@ -1,8 +1,9 @@
 //! Waiting until files are ready: poll(2), ppoll(2), select(2), pselect6(2).
 //!
-//! Signal masks of ppoll and pselect6 change nothing, since no handler runs.
+//! Sources: poll(2), select(2); Linux `fs/select.c`.
 
 use super::call::{Answer, Arguments};
+use super::signals::masked;
 use super::time::{duration, pair};
 use crate::process::files::{FILES_MAX, OpenFile};
 use crate::process::task::Task;
@@ -26,9 +27,9 @@ pub fn poll(task: &mut Task, [list, count, timeout_ms, ..]: Arguments) -> Answer
 }
 
 /// ppoll(2).
-pub fn ppoll(task: &mut Task, [list, count, timeout, ..]: Arguments) -> Answer {
+pub fn ppoll(task: &mut Task, [list, count, timeout, mask, size, _]: Arguments) -> Answer {
     let limit = if timeout == 0 { None } else { Some(length(duration(task, timeout)?)) };
-    poll_list(task, list, count, limit)
+    masked(task, mask, size, |task| poll_list(task, list, count, limit))
 }
 
 fn length(time: rustix::time::Timespec) -> Duration {
@@ -75,14 +76,32 @@ fn wait(task: &Task, interests: &mut [Interest], timeout: Option<Duration>) -> A
         }
     }
     let timeout = if closed > 0 { Some(Duration::ZERO) } else { timeout };
-    let timeout =
-        timeout.map(|timeout| Timespec { tv_sec: timeout.as_secs() as i64, tv_nsec: timeout.subsec_nanos().into() });
-    let ready = rustix::event::poll(&mut polled, timeout.as_ref())?;
+    let ready = poll_host(task, &mut polled, timeout)?;
     let mut results = polled.iter();
     for (interest, _) in interests.iter_mut().zip(&files).filter(|(_, file)| file.is_some()) {
         interest.found = results.next().map_or(0, |entry| entry.revents().bits());
     }
     Ok(ready as u64 + closed)
+}
+
+/// Waits on the host. What is ready counts before a signal that is due.
+fn poll_host(task: &Task, polled: &mut [PollFd], timeout: Option<Duration>) -> Result<usize, Errno> {
+    // A time that cannot be told is later than any program waits.
+    let until = timeout.and_then(|timeout| Instant::now().checked_add(timeout));
+    loop {
+        let interrupted = task.is_interrupted();
+        let left = match (interrupted, until) {
+            (true, _) => Some(Duration::ZERO),
+            (false, until) => until.map(|until| until.saturating_duration_since(Instant::now())),
+        };
+        let left = left.map(|left| Timespec { tv_sec: left.as_secs() as i64, tv_nsec: left.subsec_nanos().into() });
+        match rustix::event::poll(polled, left.as_ref()) {
+            Ok(0) if interrupted => return Err(Errno::INTR),
+            // It was taken out, maybe late, for a signal that is dealt with.
+            Err(Errno::INTR) => {}
+            answer => return answer,
+        }
+    }
 }
 
 /// select(2).
@@ -106,10 +125,14 @@ pub fn select(task: &mut Task, [count, reads, writes, exceptions, timeout, _]: A
     Ok(answer)
 }
 
-/// pselect6(2).
-pub fn pselect6(task: &mut Task, [count, reads, writes, exceptions, timeout, _]: Arguments) -> Answer {
+/// pselect6(2). The last argument points to the set of signals and its size.
+pub fn pselect6(task: &mut Task, [count, reads, writes, exceptions, timeout, mask]: Arguments) -> Answer {
     let limit = if timeout == 0 { None } else { Some(length(duration(task, timeout)?)) };
-    select_sets(task, count, [reads, writes, exceptions], limit)
+    let [set, size] = match mask {
+        0 => [0; 2],
+        address => [task.read_u64(address)?, task.read_u64(address.wrapping_add(8))?],
+    };
+    masked(task, set, size, |task| select_sets(task, count, [reads, writes, exceptions], limit))
 }
 
 /// What each of the three sets asks for and is told by (Linux `fs/select.c` POLLIN_SET, POLLOUT_SET, POLLEX_SET).

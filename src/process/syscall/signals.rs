@@ -1,17 +1,26 @@
-//! Signals: what is to be done about them, and sending them.
+//! Signals: what is to be done about them, which are blocked and pending, and waiting for them.
 //!
-//! A signal that ends a process ends it; handlers are noted and not run. Sources: signal(7), rt_sigaction(2), kill(2).
+//! Sources: signal(7), sigaction(2), sigprocmask(2), sigsuspend(2), sigtimedwait(2), sigaltstack(2), sigreturn(2).
 
 use super::call::{Answer, Arguments};
+use super::time::duration;
 use crate::bus::bus::lock;
-use crate::process::task::{End, Task};
-use crate::process::world::{Action, SIGNALS};
+use crate::process::signal::frame::AltStack;
+use crate::process::signal::info::Info;
+use crate::process::signal::state::{Action, DEFAULT, SIGNALS, Signals, UNBLOCKABLE, bit};
+use crate::process::signal::terminal;
+use crate::process::task::Task;
 use rustix::io::Errno;
+use std::sync::{MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
 
 /// Bytes of a set of signals.
-const SET_SIZE: u64 = 8;
-/// SIGKILL and SIGSTOP, which cannot be blocked.
-const UNBLOCKABLE: u64 = 1 << (libc::SIGKILL - 1) | 1 << (libc::SIGSTOP - 1);
+pub const SET_SIZE: u64 = 8;
+/// SA_ flags that there are on x86-64, with SA_RESTORER.
+const FLAGS: u64 = (libc::SA_NOCLDSTOP | libc::SA_NOCLDWAIT | libc::SA_SIGINFO | libc::SA_ONSTACK | libc::SA_RESTART)
+    as u64
+    | (libc::SA_NODEFER | libc::SA_RESETHAND) as u32 as u64
+    | 0x0400_0000;
 
 /// rt_sigaction(2).
 pub fn rt_sigaction(task: &mut Task, [signal, new, old, size, ..]: Arguments) -> Answer {
@@ -20,15 +29,19 @@ pub fn rt_sigaction(task: &mut Task, [signal, new, old, size, ..]: Arguments) ->
         return Err(Errno::INVAL);
     }
     let wanted = if new == 0 { None } else { Some(task.read::<32>(new)?) };
-    if wanted.is_some() && matches!(signal, libc::SIGKILL | libc::SIGSTOP) {
+    if wanted.is_some() && UNBLOCKABLE & bit(signal) != 0 {
         return Err(Errno::INVAL);
     }
-    let index = signal as usize - 1;
-    let before = lock(&task.process.actions)[index];
+    let before = lock(&task.process.signals).action(signal);
     if let Some(bytes) = wanted {
         let word = |at: usize| u64::from_le_bytes(bytes[at..at + 8].try_into().expect("a word has eight bytes"));
-        let action = Action { handler: word(0), flags: word(8), restorer: word(16), mask: word(24) };
-        lock(&task.process.actions)[index] = action;
+        let mask = word(24) & !UNBLOCKABLE;
+        let action = Action { handler: word(0), flags: word(8) & FLAGS, restorer: word(16), mask };
+        lock(&task.process.signals).set_action(signal, action);
+        if signal == libc::SIGINT && action.handler != DEFAULT {
+            // Where the host refuses, it ends Hostel as before.
+            let _ = terminal::catch(&task.world);
+        }
     }
     if old != 0 {
         let words = [before.handler, before.flags, before.restorer, before.mask];
@@ -51,7 +64,7 @@ pub fn rt_sigprocmask(task: &mut Task, [how, new, old, size, ..]: Arguments) -> 
             libc::SIG_SETMASK => set,
             _ => return Err(Errno::INVAL),
         };
-        task.blocked = blocked & !UNBLOCKABLE;
+        task.set_blocked(blocked);
     }
     if old != 0 {
         task.write(old, &before.to_le_bytes())?;
@@ -59,92 +72,114 @@ pub fn rt_sigprocmask(task: &mut Task, [how, new, old, size, ..]: Arguments) -> 
     Ok(0)
 }
 
-/// sigaltstack(2): there is none, and none is needed without handlers.
-pub fn sigaltstack(task: &mut Task, [_, old, ..]: Arguments) -> Answer {
+/// rt_sigpending(2): those that are blocked.
+pub fn rt_sigpending(task: &mut Task, [set, size, ..]: Arguments) -> Answer {
+    if size > SET_SIZE {
+        return Err(Errno::INVAL);
+    }
+    let pending = lock(&task.process.signals).pending(task.id) & task.blocked;
+    task.write(set, &pending.to_le_bytes()[..size as usize])?;
+    Ok(0)
+}
+
+/// rt_sigreturn(2), with what the frame's RAX holds for an answer.
+pub fn rt_sigreturn(task: &mut Task, _: Arguments) -> Answer {
+    task.return_from_handler();
+    Ok(task.regs.rax)
+}
+
+/// sigaltstack(2).
+pub fn sigaltstack(task: &mut Task, [new, old, ..]: Arguments) -> Answer {
+    let wanted = if new == 0 { None } else { Some(AltStack::from_bytes(&task.read::<24>(new)?)) };
+    let before = task.told_stack();
+    wanted.map_or(Ok(()), |stack| task.set_stack(stack))?;
     if old != 0 {
-        let words = [0, libc::SS_DISABLE as u64, 0];
-        task.write(old, words.map(u64::to_le_bytes).as_flattened())?;
+        task.write(old, &before.bytes())?;
     }
     Ok(0)
 }
 
-/// kill(2).
-pub fn kill(task: &mut Task, [process, signal, ..]: Arguments) -> Answer {
-    let signal = signal as i32;
-    if !(0..=SIGNALS as i32).contains(&signal) {
+/// pause(2).
+pub fn pause(task: &mut Task, _: Arguments) -> Answer {
+    wait(task, None, |_| None::<()>)?;
+    Err(Errno::INTR)
+}
+
+/// rt_sigsuspend(2).
+pub fn rt_sigsuspend(task: &mut Task, [set, size, ..]: Arguments) -> Answer {
+    masked(task, set, size, |task| {
+        wait(task, None, |_| None::<()>)?;
+        Err(Errno::INTR)
+    })
+}
+
+/// Makes a call that waits with the signals blocked of the set at `address`, if there is one. Where it is interrupted the old mask comes back
+/// behind the handler, else at once.
+///
+/// # Errors
+/// EFAULT, EINVAL: it is no set; what the call gives.
+pub fn masked(task: &mut Task, address: u64, size: u64, call: impl FnOnce(&mut Task) -> Answer) -> Answer {
+    if address == 0 {
+        return call(task);
+    }
+    if size != SET_SIZE {
         return Err(Errno::INVAL);
     }
-    let found = task.world.processes.find(process as i32, &task.process);
-    if found.is_empty() {
-        return Err(Errno::SRCH);
+    let (set, before) = (task.read_u64(address)?, task.blocked);
+    task.set_blocked(set);
+    let answer = call(task);
+    if answer == Err(Errno::INTR) {
+        task.handling.saved_mask = Some(before);
+    } else {
+        task.set_blocked(before);
     }
-    for process in found.iter().filter(|_| signal != 0) {
-        if process.id == task.process.id {
-            send(task, signal)?;
-        } else if !process.ignores(signal) {
-            task.world.processes.end(process, End::Killed(signal));
+    answer
+}
+
+/// rt_sigtimedwait(2).
+pub fn rt_sigtimedwait(task: &mut Task, [set, info, timeout, size, ..]: Arguments) -> Answer {
+    if size != SET_SIZE {
+        return Err(Errno::INVAL);
+    }
+    let wanted = task.read_u64(set)? & !UNBLOCKABLE;
+    let until = match timeout {
+        0 => None,
+        address => {
+            let time = duration(task, address)?;
+            // What cannot be told is later than any program waits.
+            Instant::now().checked_add(Duration::new(time.tv_sec as u64, time.tv_nsec as u32))
         }
+    };
+    let id = task.id;
+    let taken: Info = wait(task, until, |signals| signals.take_of(id, wanted))?.ok_or(Errno::AGAIN)?;
+    if info != 0 {
+        task.write(info, &taken.bytes())?;
     }
-    Ok(0)
+    Ok(taken.signal() as u64)
 }
 
-/// tkill(2), to oneself.
-pub fn tkill(task: &mut Task, [thread, signal, ..]: Arguments) -> Answer {
-    match thread as i32 {
-        ..=0 => Err(Errno::INVAL),
-        thread if thread != task.id => Err(Errno::SRCH),
-        _ => send(task, signal as i32),
-    }
-}
-
-/// tgkill(2), to oneself.
-pub fn tgkill(task: &mut Task, [process, thread, signal, ..]: Arguments) -> Answer {
-    if process as i32 <= 0 {
-        return Err(Errno::INVAL);
-    }
-    if process as i32 != task.process.id {
-        return Err(Errno::SRCH);
-    }
-    tkill(task, [thread, signal, 0, 0, 0, 0])
-}
-
-fn send(task: &mut Task, signal: i32) -> Answer {
-    if !(0..=SIGNALS as i32).contains(&signal) {
-        return Err(Errno::INVAL);
-    }
-    if signal != 0 && task.blocked & 1 << (signal - 1) == 0 {
-        task.raise(signal);
-    }
-    Ok(0)
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-    use crate::process::fixture::Bench;
-    use std::process::{Command, Stdio};
-
-    #[test]
-    fn signals_reach_no_process_of_the_host() {
-        let mut child = Command::new("cat").stdin(Stdio::piped()).spawn().unwrap();
-        let numbers = [child.id(), std::process::id(), std::os::unix::process::parent_id()].map(|id| id as i32);
-        let mut bench = Bench::new(&std::env::temp_dir(), false, false, &[]);
-        let task = bench.task(0).unwrap();
-        let own = task.id;
-        for id in numbers.into_iter().filter(|id| *id != own) {
-            let id = id as u64;
-            for signal in [0, libc::SIGKILL as u64, libc::SIGTERM as u64] {
-                assert_eq!(kill(task, [id, signal, 0, 0, 0, 0]), Err(Errno::SRCH));
-                assert_eq!(kill(task, [id.wrapping_neg(), signal, 0, 0, 0, 0]), Err(Errno::SRCH));
-                assert_eq!(tkill(task, [id, signal, 0, 0, 0, 0]), Err(Errno::SRCH));
-                assert_eq!(tgkill(task, [id, id, signal, 0, 0, 0]), Err(Errno::SRCH));
-            }
+/// Waits until `take` finds something among the process's signals; `None` when `until` has come.
+///
+/// # Errors
+/// EINTR: another signal came.
+fn wait<T>(
+    task: &Task,
+    until: Option<Instant>,
+    mut take: impl FnMut(&mut Signals) -> Option<T>,
+) -> Result<Option<T>, Errno> {
+    let mut signals: MutexGuard<Signals> = lock(&task.process.signals);
+    loop {
+        if let Some(found) = take(&mut signals) {
+            return Ok(Some(found));
         }
-        assert_eq!(kill(task, [u64::MAX, 9, 0, 0, 0, 0]), Err(Errno::SRCH), "there is no other");
-        assert_eq!(kill(task, [0, 9, 0, 0, 0, 0]), Ok(0), "its own group");
-        assert_eq!(task.ends(), Some(End::Killed(9)));
-        assert_eq!(child.try_wait().unwrap(), None);
-        drop(child.stdin.take());
-        assert!(child.wait().unwrap().success());
+        if task.process.ending().is_some() || signals.are_due(task.id) {
+            return Err(Errno::INTR);
+        }
+        let signalled = &task.process.signalled;
+        signals = match until.map(|until| until.saturating_duration_since(Instant::now())) {
+            None => signalled.wait(signals).unwrap_or_else(PoisonError::into_inner),
+            Some(left) if left.is_zero() => return Ok(None),
+            Some(left) => signalled.wait_timeout(signals, left).unwrap_or_else(PoisonError::into_inner).0,
+        };
     }
 }

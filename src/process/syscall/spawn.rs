@@ -5,6 +5,9 @@
 use super::call::{Answer, Arguments};
 use crate::bus::bus::lock;
 use crate::process::load::{ARGUMENTS_MAX, Image};
+use crate::process::signal::frame::AltStack;
+use crate::process::signal::handling::Handling;
+use crate::process::signal::state::SIGNALS;
 use crate::process::tables::USER_END;
 use crate::process::task::{Gate, Reload, Task};
 use crate::process::world::Process;
@@ -22,10 +25,11 @@ const SETTLS: u64 = libc::CLONE_SETTLS as u64;
 const PARENT_SETTID: u64 = libc::CLONE_PARENT_SETTID as u64;
 const CHILD_CLEARTID: u64 = libc::CLONE_CHILD_CLEARTID as u64;
 const CHILD_SETTID: u64 = libc::CLONE_CHILD_SETTID as u64;
-/// Those that change nothing here: CLONE_SYSVSEM, CLONE_DETACHED, and the signal at the end.
-const HARMLESS: u64 = libc::CLONE_SYSVSEM as u64 | libc::CLONE_DETACHED as u64 | 0xff;
-const KNOWN: u64 =
-    VM | FS | FILES | SIGHAND | VFORK | THREAD | SETTLS | PARENT_SETTID | CHILD_CLEARTID | CHILD_SETTID | HARMLESS;
+/// Those that change nothing here: CLONE_SYSVSEM, CLONE_DETACHED.
+const HARMLESS: u64 = libc::CLONE_SYSVSEM as u64 | libc::CLONE_DETACHED as u64;
+/// The signal at the end (CSIGNAL).
+const END_SIGNAL: u64 = 0xff;
+const KNOWN: u64 = VM | FS | FILES | SIGHAND | VFORK | THREAD | SETTLS | PARENT_SETTID | CHILD_CLEARTID | CHILD_SETTID;
 
 /// Most texts of arguments and environment together.
 const TEXTS_MAX: usize = 1 << 16;
@@ -34,27 +38,32 @@ const TEXT_MAX: usize = 128 << 10;
 
 /// fork(2).
 pub fn fork(task: &mut Task, _: Arguments) -> Answer {
-    clone(task, [0; 6])
+    clone(task, [libc::SIGCHLD as u64, 0, 0, 0, 0, 0])
 }
 
 /// vfork(2).
 pub fn vfork(task: &mut Task, _: Arguments) -> Answer {
-    clone(task, [VM | VFORK, 0, 0, 0, 0, 0])
+    clone(task, [VM | VFORK | libc::SIGCHLD as u64, 0, 0, 0, 0, 0])
 }
 
 /// clone(2). The child is begun by the trap's loop, which has the vCPU that it takes its vector registers from.
-pub fn clone(task: &mut Task, [flags, stack, parent_id, child_id, tls, _]: Arguments) -> Answer {
+pub fn clone(task: &mut Task, [flags, rsp, parent_id, child_id, tls, _]: Arguments) -> Answer {
     let has = |flag: u64| flags & flag != 0;
     let alone = |flag: u64, needed: u64| has(flag) && !has(needed);
-    let bad = flags & !KNOWN != 0 || alone(THREAD, SIGHAND) || alone(SIGHAND, VM);
+    let bad = flags & !(KNOWN | HARMLESS | END_SIGNAL) != 0 || alone(THREAD, SIGHAND) || alone(SIGHAND, VM);
     if bad || (has(SETTLS) && tls >= USER_END) {
         return Err(Errno::INVAL);
     }
     let space = if has(VM) { task.space.clone() } else { Arc::new(Mutex::new(task.memory().duplicate()?)) };
     let id = task.world.processes.new_id();
-    let process = if has(THREAD) { task.process.clone() } else { Arc::new(Process::child(&task.process, id)) };
+    // A number that is no signal is none.
+    let end_signal = Some((flags & END_SIGNAL) as i32).filter(|signal| *signal <= SIGNALS as i32).unwrap_or(0);
+    let process =
+        if has(THREAD) { task.process.clone() } else { Arc::new(Process::child(&task.process, id, end_signal)) };
     let copy = |shared: bool| if shared { task.place.clone() } else { Arc::new(Mutex::new(lock(&task.place).clone())) };
     let files = if has(FILES) { task.files.clone() } else { Arc::new(Mutex::new(lock(&task.files).clone())) };
+    // Two threads on one stack would write over each other's frames.
+    let stack = if has(VM) && !has(VFORK) { AltStack::default() } else { task.handling.stack };
     let mut child = Task {
         process,
         id,
@@ -65,6 +74,7 @@ pub fn clone(task: &mut Task, [flags, stack, parent_id, child_id, tls, _]: Argum
         fs_base: if has(SETTLS) { tls } else { task.fs_base },
         gs_base: task.gs_base,
         blocked: task.blocked,
+        handling: Handling { stack, ..Handling::default() },
         clear_at_end: if has(CHILD_CLEARTID) { child_id } else { 0 },
         end: None,
         reason: None,
@@ -77,8 +87,8 @@ pub fn clone(task: &mut Task, [flags, stack, parent_id, child_id, tls, _]: Argum
         world: task.world.clone(),
     };
     child.regs.rax = 0;
-    if stack != 0 {
-        child.regs.rsp = stack;
+    if rsp != 0 {
+        child.regs.rsp = rsp;
     }
     if has(PARENT_SETTID) {
         task.write(parent_id, &id.to_le_bytes())?;

@@ -61,12 +61,19 @@ pub fn ioctl(task: &mut Task, [fd, request, argument, ..]: Arguments) -> Answer 
         }
         libc::TIOCGPGRP => {
             terminal(&file)?;
-            task.write(argument, &task.process.group().to_le_bytes())?;
+            task.write(argument, &task.world.terminal.foreground().to_le_bytes())?;
         }
         libc::TIOCSPGRP => {
-            // The host's terminal stays with Hostel's own group.
+            // The host's terminal stays with Hostel's own group, and what is typed to interrupt goes to this one.
             terminal(&file)?;
-            task.read::<4>(argument)?;
+            let group = i32::from_le_bytes(task.read(argument)?);
+            if group < 0 {
+                return Err(Errno::INVAL);
+            }
+            if task.world.processes.of_group(group).is_empty() {
+                return Err(Errno::SRCH);
+            }
+            task.world.terminal.set_foreground(group);
         }
         libc::FIONREAD => {
             let count = rustix::io::ioctl_fionread(file.fd())?;

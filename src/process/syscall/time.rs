@@ -101,15 +101,20 @@ pub fn clock_nanosleep(task: &mut Task, [id, flags, request, remain, ..]: Argume
         rustix::thread::clock_nanosleep_absolute(id, &request)?;
         return Ok(0);
     }
-    match rustix::thread::clock_nanosleep_relative(id, &request) {
-        rustix::thread::NanosleepRelativeResult::Ok => Ok(0),
-        rustix::thread::NanosleepRelativeResult::Interrupted(left) => {
+    let mut left = request;
+    loop {
+        match rustix::thread::clock_nanosleep_relative(id, &left) {
+            rustix::thread::NanosleepRelativeResult::Ok => return Ok(0),
+            rustix::thread::NanosleepRelativeResult::Interrupted(rest) => left = rest,
+            rustix::thread::NanosleepRelativeResult::Err(error) => return Err(error),
+        }
+        // Whoever took it out may have come late, for a signal that is dealt with.
+        if task.is_interrupted() {
             if remain != 0 {
                 task.write(remain, &pair(left.tv_sec, left.tv_nsec))?;
             }
-            Err(Errno::INTR)
+            return Err(Errno::INTR);
         }
-        rustix::thread::NanosleepRelativeResult::Err(error) => Err(error),
     }
 }
 

@@ -12,7 +12,7 @@ pub fn wait4(task: &mut Task, [process, status, options, usage, ..]: Arguments) 
     if options & 0xffff_ffff & !KNOWN != 0 {
         return Err(Errno::INVAL);
     }
-    let found = task.world.processes.wait(&task.process, process as i32, options & NOHANG != 0, false)?;
+    let found = task.world.processes.wait((&task.process, task.id), process as i32, options & NOHANG != 0, false)?;
     let Some((id, end)) = found else { return Ok(0) };
     if status != 0 {
         task.write(status, &end.wait_status().to_le_bytes())?;
