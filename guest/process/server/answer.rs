@@ -90,14 +90,7 @@ fn refuse(status: Status, keep: bool, head_only: bool, client: &mut impl Client)
     client.send(if head_only { b"" } else { text }, false)
 }
 
-fn send_head(
-    status: Status,
-    bytes: u64,
-    name: &[u8],
-    keep: bool,
-    more: bool,
-    client: &mut impl Client,
-) -> Option<()> {
+fn send_head(status: Status, bytes: u64, name: &[u8], keep: bool, more: bool, client: &mut impl Client) -> Option<()> {
     let mut head = [0; HEAD_BYTES_MAX];
     let used = write_head(&mut head, status, bytes, name, keep);
     client.send(head.get(..used)?, more)
