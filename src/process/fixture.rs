@@ -5,11 +5,12 @@
 
 use super::files::{Files, OpenFile};
 use super::frames::Frames;
+use super::mappings::Backing;
 use super::paths::Root;
 use super::signal::deliver::{Extension, deliver};
 use super::signal::extended::{self, Layout};
 use super::signal::handling::Handling;
-use super::space::{Backing, Place as At, Space};
+use super::space::{Place as At, Space};
 use super::stub;
 use super::syscall::call;
 use super::tables::{Rights, USER_END};

@@ -5,8 +5,9 @@
 //! Sources: System V ABI AMD64 §3.4.1 (initial stack), §3.4.3 (auxiliary vector); execve(2); getauxval(3).
 
 use super::files::OpenFile;
+use super::mappings::Backing;
 use super::program::Program;
-use super::space::{Backing, Place, STACK_SIZE, Space};
+use super::space::{Place, STACK_SIZE, Space};
 use super::tables::{Rights, USER_END};
 use super::task::Task;
 use super::world::World;

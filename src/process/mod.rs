@@ -2,12 +2,16 @@
 
 #![forbid(unsafe_code)]
 
+#[cfg(test)]
+mod fake_files;
 pub mod files;
 pub mod fixture;
 pub mod frames;
 pub mod futex;
+pub mod host_files;
 pub mod hostile;
 pub mod load;
+pub mod mappings;
 pub mod options;
 pub mod paths;
 pub mod processes;
@@ -19,6 +23,7 @@ pub mod stub;
 pub mod syscall;
 pub mod tables;
 pub mod task;
+pub mod touch;
 pub mod trace;
 pub mod trap;
 pub mod vcpus;

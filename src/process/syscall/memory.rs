@@ -4,7 +4,8 @@
 
 use super::call::{Answer, Arguments};
 use crate::arch::layout::PAGE_SIZE;
-use crate::process::space::{Backing, Place, USER_START};
+use crate::process::mappings::Backing;
+use crate::process::space::{Place, USER_START};
 use crate::process::tables::{Rights, USER_END};
 use crate::process::task::Task;
 use rustix::fs::{FileType, OFlags};

@@ -8,7 +8,8 @@
 use super::layout::{VARIABLES, variable};
 use super::printf;
 use super::process::Process;
-use super::user::{Fault, Files, Memory};
+use super::user::{Fault, Memory};
+use crate::process::host_files::Files;
 use rustix::io::Errno;
 
 /// Longest text that a function looks at. Longer ones are cut off there.

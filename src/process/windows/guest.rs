@@ -12,16 +12,15 @@ use super::user;
 use crate::arch::cpu_state::{RFLAGS_FIXED, RFLAGS_IF, Registers};
 use crate::bus::bus::lock;
 use crate::process::files::OpenFile;
-use crate::process::space::{self, Backing, Place, Space};
+use crate::process::host_files::HostFiles;
+use crate::process::mappings::Backing;
+use crate::process::space::{self, Place, Space};
 use crate::process::syscall::open::HERE;
 use crate::process::tables::Rights;
 use crate::process::task::{End, Task};
-use rustix::fs::{AtFlags, FileType, Mode, OFlags};
-use rustix::io::Errno;
-use std::io::SeekFrom;
+use rustix::fs::{FileType, Mode, OFlags};
 use std::ops::Range;
 use std::sync::{Arc, Mutex};
-use std::time::Duration;
 
 /// Status of a program that called `abort` (Microsoft "abort").
 const ABORTED: u8 = 3;
@@ -49,7 +48,7 @@ pub fn find(task: &Task, path: &[u8]) -> Option<Arc<OpenFile>> {
 /// It is none that runs here, imports what is not there, or does not fit.
 pub fn load(task: &mut Task, file: &OpenFile, how: Invocation) -> Result<(), StartError> {
     let mut memory = ProgramMemory(task.space.clone());
-    let mut process = Process::new(&ProgramFiles(task));
+    let mut process = Process::new(&HostFiles::of(task));
     let size = rustix::fs::fstat(file.fd()).map_or(0, |stat| stat.st_size as u64);
     if size > FILE_MAX {
         return Err(StartError::Memory);
@@ -66,7 +65,7 @@ pub fn load(task: &mut Task, file: &OpenFile, how: Invocation) -> Result<(), Sta
 pub fn call(task: &mut Task, guest: &mut Guest) {
     let number = task.regs.rax;
     let mut memory = ProgramMemory(task.space.clone());
-    let mut files = ProgramFiles(task);
+    let mut files = HostFiles::of(task);
     let regs = &task.regs;
     let mut call = Call {
         process: &mut guest.process,
@@ -112,7 +111,7 @@ impl Guest {
     /// An exception of this vector ends the program, at `address` where it is an access: what Windows calls it. What the program
     /// has written is written out, so that one sees how far it came.
     pub fn end(&mut self, task: &Task, vector: u64, address: Option<u64>) -> &'static str {
-        self.process.streams.flush(&mut ProgramFiles(task));
+        self.process.streams.flush(&mut HostFiles::of(task));
         let below_stack = self.stack.start.saturating_sub(OVERFLOW_REACH)..self.stack.start;
         match vector {
             0 => "integer division by zero (0xc0000094)",
@@ -166,66 +165,5 @@ impl user::Memory for ProgramMemory {
 
     fn unmap(&mut self, address: u64, size: u64) {
         lock(&self.0).unmap(address, address + size).expect("there are fewer regions than there may be mappings");
-    }
-}
-
-/// The files of a thread as the functions see them.
-struct ProgramFiles<'a>(&'a Task);
-
-impl user::Files for ProgramFiles<'_> {
-    fn open(&mut self, path: &[u8], how: OFlags) -> Result<u32, Errno> {
-        let task = self.0;
-        let path = task.absolute(HERE, path.to_vec())?;
-        let mode = Mode::from_raw_mode(0o666 & !lock(&task.place).umask);
-        let fd = task.world.root.open_file(&path, how, mode)?;
-        // Windows opens no directory so.
-        if FileType::from_raw_mode(rustix::fs::fstat(&fd)?.st_mode) == FileType::Directory {
-            return Err(Errno::ACCESS);
-        }
-        task.add_file(OpenFile::new(fd, true), true).map(|number| number as u32)
-    }
-
-    fn read(&mut self, file: u32, bytes: &mut [u8]) -> Result<usize, Errno> {
-        let file = self.0.file(file.into())?;
-        rustix::io::retry_on_intr(|| rustix::io::read(file.fd(), &mut *bytes))
-    }
-
-    fn write(&mut self, file: u32, bytes: &[u8]) -> Result<usize, Errno> {
-        let file = self.0.file(file.into())?;
-        rustix::io::retry_on_intr(|| rustix::io::write(file.fd(), bytes))
-    }
-
-    fn seek(&mut self, file: u32, to: SeekFrom) -> Result<u64, Errno> {
-        let file = self.0.file(file.into())?;
-        let to = match to {
-            SeekFrom::Start(offset) => rustix::fs::SeekFrom::Start(offset),
-            SeekFrom::End(offset) => rustix::fs::SeekFrom::End(offset),
-            SeekFrom::Current(offset) => rustix::fs::SeekFrom::Current(offset),
-        };
-        rustix::fs::seek(file.fd(), to)
-    }
-
-    fn kind(&self, file: u32) -> user::FileKind {
-        let stat = self.0.file(file.into()).and_then(|file| rustix::fs::fstat(file.fd()));
-        match stat.map(|stat| FileType::from_raw_mode(stat.st_mode)) {
-            Ok(FileType::RegularFile | FileType::BlockDevice) => user::FileKind::Disk,
-            Ok(FileType::CharacterDevice) => user::FileKind::Character,
-            _ => user::FileKind::Pipe,
-        }
-    }
-
-    fn close(&mut self, file: u32) {
-        // What was closed already stays so.
-        let _ = lock(&self.0.files).close(file as i32);
-    }
-
-    fn remove(&mut self, path: &[u8]) -> Result<(), Errno> {
-        let path = self.0.absolute(HERE, path.to_vec())?;
-        let (directory, name) = self.0.world.root.parent_to_change(&path)?;
-        rustix::fs::unlinkat(&directory, name.as_slice(), AtFlags::empty())
-    }
-
-    fn sleep(&mut self, time: Duration) {
-        std::thread::sleep(time);
     }
 }

@@ -8,7 +8,7 @@
 use super::call::{Answer, COPY_MAX, Call, Stop};
 use super::kernel_wait;
 use super::paths;
-use super::user::FileKind;
+use crate::process::host_files::FileKind;
 use rustix::fs::OFlags;
 use rustix::io::Errno;
 use std::io::SeekFrom;
@@ -270,9 +270,10 @@ pub(super) fn delete(call: &mut Call) -> Answer {
 
 #[cfg(test)]
 mod tests {
-    use super::super::fake::{Desk, FakeFiles};
+    use super::super::fake::Desk;
     use super::super::user::Memory;
     use super::*;
+    use crate::process::fake_files::FakeFiles;
 
     fn open(desk: &mut Desk, path: &str, access: u64, disposition: u64) -> u64 {
         let path = desk.text(0, path);

@@ -148,11 +148,11 @@ pub(super) fn this_process(_: &mut Call) -> Answer {
 }
 
 pub(super) fn identifier(_: &mut Call) -> Answer {
-    Ok(super::start::PROCESS_ID)
+    Ok(super::blocks::PROCESS_ID)
 }
 
 pub(super) fn thread_identifier(_: &mut Call) -> Answer {
-    Ok(super::start::THREAD_ID)
+    Ok(super::blocks::THREAD_ID)
 }
 
 /// The address of a thread-local slot that is taken.
@@ -215,13 +215,13 @@ pub(super) fn make_section(call: &mut Call) -> Answer {
 
 pub(super) fn enter_section(call: &mut Call) -> Answer {
     let entered = call.memory.u32(call.registers[0].wrapping_add(12))?.saturating_add(1);
-    put_section(call, -2, entered, super::start::THREAD_ID)
+    put_section(call, -2, entered, super::blocks::THREAD_ID)
 }
 
 pub(super) fn leave_section(call: &mut Call) -> Answer {
     match call.memory.u32(call.registers[0].wrapping_add(12))?.saturating_sub(1) {
         0 => put_section(call, -1, 0, 0),
-        entered => put_section(call, -2, entered, super::start::THREAD_ID),
+        entered => put_section(call, -2, entered, super::blocks::THREAD_ID),
     }
 }
 

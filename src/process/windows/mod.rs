@@ -11,10 +11,14 @@
 #![forbid(unsafe_code)]
 
 pub mod answer;
+mod blocks;
 pub mod bytes;
 pub mod call;
+mod command_line;
+mod crt_print;
 mod crt_process;
 mod crt_streams;
+mod crt_transfer;
 #[cfg(test)]
 mod fake;
 #[cfg(test)]

@@ -7,7 +7,7 @@ use super::kernel_wait::Semaphore;
 use super::layout::{HEAP, HEAP_END};
 use super::regions::Regions;
 use super::streams::Streams;
-use super::user::Files;
+use crate::process::host_files::Files;
 use std::collections::BTreeMap;
 use std::time::Instant;
 

@@ -1,16 +1,16 @@
 //! How a program begins: what lies in its memory before the first instruction, and where that is.
 //!
 //! The program itself, bound to its imports; the runtime and the stubs; arguments and environment; the blocks of the process and of its
-//! thread, with the fields that programs read; and a stack. Leaves out everything else of those blocks.
-//! Sources: winternl.h (fields of the blocks); PE Format "The .tls Section"; Microsoft "Parsing C++ command-line arguments", "x64
-//! calling convention" (the stack at a function's entry).
+//! thread ([`super::command_line`], [`super::blocks`]); and a stack.
+//! Sources: PE Format "The .tls Section"; Microsoft "x64 calling convention" (the stack at a function's entry).
 
+use super::blocks::{Page, put_blocks, put_page, put_variables};
+use super::command_line::{TEXTS_MAX, put_texts};
 use super::functions;
 use super::image::{Image, Import, Symbol};
-use super::kernel_process::own_path;
 use super::layout::{self, variable};
 use super::pe::{Access, PAGE, Pe, PeError};
-use super::process::{Process, Texts};
+use super::process::Process;
 use super::regions::Region;
 use super::runtime;
 use super::stubs::stubs;
@@ -18,12 +18,6 @@ use super::user::Memory;
 use std::fmt::Write;
 use std::ops::Range;
 
-/// Number of the process, as programs print it.
-pub const PROCESS_ID: u64 = 4000;
-/// Number of its thread.
-pub const THREAD_ID: u64 = 4004;
-/// Most bytes of arguments and environment.
-const TEXTS_MAX: usize = 4 << 20;
 /// Least stack.
 const STACK_MIN: u64 = 64 << 10;
 /// Most missing imports that are named; the others are counted.
@@ -161,17 +155,12 @@ fn resolve(import: &Import) -> Option<u64> {
 }
 
 /// Makes pages of data.
-fn make(start: u64, size: u64, memory: &mut dyn Memory) -> Result<(), StartError> {
+pub(super) fn make(start: u64, size: u64, memory: &mut dyn Memory) -> Result<(), StartError> {
     memory.map(start, size, Access::DATA).then_some(()).ok_or(StartError::Memory)
 }
 
-fn put(at: u64, bytes: &[u8], memory: &mut dyn Memory) -> Result<(), StartError> {
+pub(super) fn put(at: u64, bytes: &[u8], memory: &mut dyn Memory) -> Result<(), StartError> {
     memory.write(at, bytes).map_err(|_| StartError::Memory)
-}
-
-fn put_page(at: u64, page: &Page, memory: &mut dyn Memory) -> Result<(), StartError> {
-    make(at, page.0.len() as u64, memory)?;
-    put(at, &page.0, memory)
 }
 
 fn put_image(pe: &Pe, image: &Image, memory: &mut dyn Memory, process: &mut Process) -> Result<(), StartError> {
@@ -196,134 +185,12 @@ fn put_library(at: u64, code: &[u8], writable: u64, memory: &mut dyn Memory) -> 
     Ok(())
 }
 
-/// One argument as it stands in a command line: quoted where it must be, backslashes before a quote doubled.
-fn quoted(argument: &[u8]) -> Vec<u8> {
-    if !argument.is_empty() && !argument.iter().any(|byte| matches!(byte, b' ' | b'\t' | b'"')) {
-        return argument.to_vec();
-    }
-    let (mut out, mut backslashes) = (vec![b'"'], 0);
-    for byte in argument {
-        match byte {
-            b'\\' => backslashes += 1,
-            b'"' => {
-                out.extend(std::iter::repeat_n(b'\\', backslashes + 1));
-                backslashes = 0;
-            }
-            _ => backslashes = 0,
-        }
-        out.push(*byte);
-    }
-    out.extend(std::iter::repeat_n(b'\\', backslashes));
-    out.push(b'"');
-    out
-}
-
-/// Puts command line, arguments and environment into memory.
-fn put_texts(how: Invocation, memory: &mut dyn Memory, process: &mut Process) -> Result<Texts, StartError> {
-    let path = own_path(&how.path);
-    let arguments: Vec<&[u8]> =
-        std::iter::once(path.as_slice()).chain(how.arguments.iter().map(Vec::as_slice)).collect();
-    let command_line = arguments.iter().map(|argument| quoted(argument)).collect::<Vec<_>>().join(&b' ');
-    let variables: Vec<Vec<u8>> =
-        how.environment.iter().map(|(name, value)| [name.as_slice(), b"=", value].concat()).collect();
-
-    let mut bytes = Vec::new();
-    let mut add = |text: &[u8]| {
-        let at = layout::TEXTS + bytes.len() as u64;
-        bytes.extend_from_slice(text);
-        bytes.push(0);
-        at
-    };
-    let mut texts = Texts { count: arguments.len() as u32, ..Texts::default() };
-    texts.command_line = add(&command_line);
-    texts.path = add(&path);
-    let arguments: Vec<u64> = arguments.into_iter().map(&mut add).collect();
-    let variables: Vec<u64> = variables.iter().map(|variable| add(variable)).collect();
-    texts.variables = variables.first().copied().unwrap_or(0);
-    bytes.resize(bytes.len().next_multiple_of(8), 0);
-    for (list, place) in [(arguments, &mut texts.arguments), (variables, &mut texts.environment)] {
-        *place = layout::TEXTS + bytes.len() as u64;
-        bytes.extend(list.iter().chain(&[0]).flat_map(|address| address.to_le_bytes()));
-    }
-    if bytes.len() > TEXTS_MAX {
-        return Err(StartError::Texts);
-    }
-    make(layout::TEXTS, (bytes.len() as u64).next_multiple_of(PAGE), memory)?;
-    put(layout::TEXTS, &bytes, memory)?;
-    process.environment = how.environment;
-    Ok(texts)
-}
-
-/// A page to be, or some.
-struct Page(Vec<u8>);
-
-impl Page {
-    fn new(size: u64) -> Page {
-        Page(vec![0; size as usize])
-    }
-
-    fn bytes(&mut self, at: u64, bytes: &[u8]) {
-        self.0[at as usize..][..bytes.len()].copy_from_slice(bytes);
-    }
-
-    fn u32(&mut self, at: u64, value: u32) {
-        self.bytes(at, &value.to_le_bytes());
-    }
-
-    fn u64(&mut self, at: u64, value: u64) {
-        self.bytes(at, &value.to_le_bytes());
-    }
-}
-
-/// The variables of the C runtime.
-fn put_variables(page: &mut Page, texts: &Texts) {
-    page.u64(variable::COMMAND_LINE, texts.command_line);
-    page.u64(variable::ENVIRONMENT, texts.environment);
-    // struct lconv: ten texts, eight numbers that are not known (CHAR_MAX), and eight wide texts.
-    let texts = [b".\0\0\0".as_slice(), b".\0\0\0\0\0"].concat();
-    page.bytes(variable::LOCALE_TEXTS, &texts);
-    let at = |offset| layout::VARIABLES + variable::LOCALE_TEXTS + offset;
-    for index in 0..10 {
-        page.u64(variable::LOCALE + index * 8, at(if index == 0 { 0 } else { 2 }));
-    }
-    page.bytes(variable::LOCALE + 80, &[127; 8]);
-    for index in 0..8 {
-        page.u64(variable::LOCALE + 88 + index * 8, at(if index == 0 { 4 } else { 8 }));
-    }
-    // FILE: _flag (read, write) at 24, _file at 28.
-    for (index, flags) in [(0u32, 1), (1, 2), (2, 2)] {
-        let stream = variable::STREAMS + u64::from(index) * layout::STREAM_SIZE;
-        page.u32(stream + 24, flags);
-        page.u32(stream + 28, index);
-    }
-}
-
-/// The blocks of the process and of the thread.
-fn put_blocks(base: u64, stack_bottom: u64, memory: &mut dyn Memory) -> Result<(), StartError> {
-    let mut process = Page::new(PAGE);
-    process.u64(0x10, base); // ImageBaseAddress
-    process.u64(0x30, layout::HEAP); // ProcessHeap
-    put_page(layout::PROCESS_BLOCK, &process, memory)?;
-    let mut thread = Page::new(2 * PAGE);
-    for (at, value) in [
-        (0x08, layout::STACK_END),
-        (0x10, stack_bottom),
-        (0x30, layout::THREAD_BLOCK), // itself
-        (0x40, PROCESS_ID),
-        (0x48, THREAD_ID),
-        (0x58, layout::VARIABLES + variable::THREAD_STORAGE),
-        (0x60, layout::PROCESS_BLOCK),
-    ] {
-        thread.u64(at, value);
-    }
-    put_page(layout::THREAD_BLOCK, &thread, memory)
-}
-
 #[cfg(test)]
 mod tests {
-    use super::super::fake::{FakeFiles, FakeMemory};
+    use super::super::fake::FakeMemory;
     use super::super::fixture::Program;
     use super::*;
+    use crate::process::fake_files::FakeFiles;
 
     fn started(file: &[u8], how: Invocation) -> (Result<Entry, StartError>, FakeMemory, Process) {
         let (mut memory, mut process) = (FakeMemory::default(), Process::new(&FakeFiles::default()));
@@ -390,21 +257,6 @@ mod tests {
         let file = Program { base: layout::RUNTIME, ..Program::complete() }.build();
         let (entry, _, process) = started(&file, Invocation::default());
         assert_eq!((entry.map_err(|error| error.to_string()).is_ok(), process.base), (true, layout::PROGRAM));
-    }
-
-    #[test]
-    fn arguments_are_quoted_as_programs_read_them() {
-        for (argument, want) in [
-            ("plain", "plain"),
-            ("", r#""""#),
-            ("a b", r#""a b""#),
-            (r#"a"b"#, r#""a\"b""#),
-            (r#"a\"b"#, r#""a\\\"b""#),
-            (r"a b\", r#""a b\\""#),
-            (r"a\b", r"a\b"),
-        ] {
-            assert_eq!(quoted(argument.as_bytes()), want.as_bytes(), "{argument}");
-        }
     }
 
     #[test]

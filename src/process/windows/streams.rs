@@ -5,7 +5,7 @@
 //! Leaves out wide streams and text files in Unicode.
 //! Source: Microsoft "Text and binary mode file I/O", "setvbuf".
 
-use super::user::{FileKind, Files};
+use crate::process::host_files::{FileKind, Files};
 use rustix::fs::OFlags;
 use rustix::io::Errno;
 use std::io::SeekFrom;
@@ -225,8 +225,8 @@ impl Streams {
 
 #[cfg(test)]
 mod tests {
-    use super::super::fake::FakeFiles;
     use super::*;
+    use crate::process::fake_files::FakeFiles;
 
     fn read_all(stream: &mut Stream, files: &mut FakeFiles) -> Vec<u8> {
         std::iter::from_fn(|| stream.next(files).unwrap()).collect()

@@ -1,14 +1,10 @@
-//! What the functions need of the process VM below: the program's memory, and files.
+//! What the functions need of the process VM below besides files ([`crate::process::host_files`]): the program's memory.
 //!
-//! Two traits, so that the functions are tested, and fuzzed, without KVM. An address that the program hands over may be anything: what
+//! A trait, so that the functions are tested, and fuzzed, without KVM. An address that the program hands over may be anything: what
 //! is not there is a [`Fault`], a value.
 //! Source: Microsoft "Memory Protection Constants".
 
 use super::pe::Access;
-use rustix::fs::OFlags;
-use rustix::io::Errno;
-use std::io::SeekFrom;
-use std::time::Duration;
 
 /// An address of the program's at which what was asked for cannot be done.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -41,59 +37,6 @@ pub trait Memory {
 
     /// Takes whole pages away.
     fn unmap(&mut self, address: u64, size: u64);
-}
-
-/// What a file is, as far as programs ask.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum FileKind {
-    /// A file with a size.
-    Disk,
-    /// A terminal or another device of characters.
-    Character,
-    /// A pipe or socket.
-    Pipe,
-}
-
-/// The files that the program may see, and its waiting. A file is named by its number; 0, 1 and 2 are open at the start.
-pub trait Files {
-    /// Opens a file by its Linux path.
-    ///
-    /// # Errors
-    /// As open(2) says.
-    fn open(&mut self, path: &[u8], how: OFlags) -> Result<u32, Errno>;
-
-    /// Reads at most what `bytes` hold; 0 is the end.
-    ///
-    /// # Errors
-    /// As read(2) says.
-    fn read(&mut self, file: u32, bytes: &mut [u8]) -> Result<usize, Errno>;
-
-    /// Writes some of `bytes`.
-    ///
-    /// # Errors
-    /// As write(2) says.
-    fn write(&mut self, file: u32, bytes: &[u8]) -> Result<usize, Errno>;
-
-    /// Moves to a position, and tells it.
-    ///
-    /// # Errors
-    /// As lseek(2) says.
-    fn seek(&mut self, file: u32, to: SeekFrom) -> Result<u64, Errno>;
-
-    /// What the file is.
-    fn kind(&self, file: u32) -> FileKind;
-
-    /// Closes the file.
-    fn close(&mut self, file: u32);
-
-    /// Removes a file by its Linux path.
-    ///
-    /// # Errors
-    /// As unlink(2) says.
-    fn remove(&mut self, path: &[u8]) -> Result<(), Errno>;
-
-    /// Waits so long, or until the run is over.
-    fn sleep(&mut self, time: Duration);
 }
 
 /// Numbers and texts of the program's memory.
