@@ -89,6 +89,7 @@ Examples:
   hostel exec /bin/ls -l /                      a program, with this system's files to read
   hostel exec --trace /bin/ls /                 each system call, as strace prints it
   hostel exec sort.exe <names.txt               a console program for Windows
+  hostel exec hello.com                         a program for DOS
   hostel exec --root DIR --allow-write /bin/sh -c 'date >now'
                                                 below a directory of its own, which it may change
 

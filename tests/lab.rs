@@ -61,10 +61,11 @@ fn run(arguments: Arguments) -> Result<i32> {
     if minimal.exists() {
         image.add(&minimal)?;
     }
-    // So has tests/windows.rs, which finds no compiler in the lab.
-    let windows = Path::new(HOSTEL).with_file_name("windows");
-    if windows.exists() {
-        image.add(&windows)?;
+    // So have tests/windows.rs and tests/dos.rs, which find no compiler and no assembler in the lab.
+    for folder in ["windows", "dos"].map(|name| Path::new(HOSTEL).with_file_name(name)) {
+        if folder.exists() {
+            image.add(&folder)?;
+        }
     }
     for file in &arguments.files {
         image.add(file)?;

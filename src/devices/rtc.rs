@@ -107,21 +107,27 @@ impl Rtc {
 
 /// A time of the Gregorian calendar, UTC.
 #[derive(Debug, PartialEq, Eq)]
-struct Time {
-    year: u64,
-    month: u8,
-    day: u8,
+pub struct Time {
+    /// Of the era.
+    pub year: u64,
+    /// 1 is January.
+    pub month: u8,
+    /// From 1 on.
+    pub day: u8,
     /// 1 is Sunday.
-    weekday: u8,
-    hour: u8,
-    minute: u8,
-    second: u8,
+    pub weekday: u8,
+    /// 0 to 23.
+    pub hour: u8,
+    /// 0 to 59.
+    pub minute: u8,
+    /// 0 to 59.
+    pub second: u8,
 }
 
 impl Time {
     /// The time so many seconds after 1970-01-01 00:00. By H. Hinnant, "chrono-Compatible Low-Level Date Algorithms",
     /// civil_from_days: years begin in March, so that the leap day is the last.
-    fn at(seconds: u64) -> Time {
+    pub fn at(seconds: u64) -> Time {
         let (days, second) = (seconds / 86400, (seconds % 86400) as u32);
         let since_0000_03_01 = days + 719_468;
         let (era, day_of_era) = (since_0000_03_01 / 146_097, since_0000_03_01 % 146_097);

@@ -2,6 +2,7 @@
 
 #![forbid(unsafe_code)]
 
+pub mod dos;
 #[cfg(test)]
 mod fake_files;
 pub mod files;

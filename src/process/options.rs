@@ -11,7 +11,7 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 /// Memory unless told otherwise.
-const DEFAULT_MEMORY: &str = "1G";
+const DEFAULT_MEMORY: u64 = 1024 * MIB;
 
 /// Options of `hostel exec`.
 #[derive(Args, Clone, Debug)]
@@ -28,7 +28,7 @@ pub struct ExecConfig {
     #[arg(long)]
     pub allow_write: bool,
 
-    /// Print each system call, or library call of a program for Windows, as strace does, on standard error
+    /// Print each system call, library call of a program for Windows or function of DOS, as strace does, on standard error
     #[arg(long)]
     pub trace: bool,
 
@@ -40,9 +40,9 @@ pub struct ExecConfig {
     #[arg(long, value_name = "NAMES", value_delimiter = ',', value_parser = parse_call)]
     pub allow: Vec<u64>,
 
-    /// Most memory of all its processes together: 64M, 2G; a bare number is MiB
-    #[arg(long, value_name = "SIZE", default_value = DEFAULT_MEMORY, value_parser = parse_memory)]
-    pub mem: u64,
+    /// Most memory of all its processes together: 64M, 2G; a bare number is MiB [default: 1G]
+    #[arg(long, value_name = "SIZE", value_parser = parse_memory)]
+    pub mem: Option<u64>,
 
     /// End it after this time, with status 124: 10s, 500ms, 2m
     #[arg(long, value_name = "TIME", value_parser = crate::config::parse_duration)]
@@ -50,6 +50,11 @@ pub struct ExecConfig {
 }
 
 impl ExecConfig {
+    /// Most memory.
+    pub fn memory(&self) -> u64 {
+        self.mem.unwrap_or(DEFAULT_MEMORY)
+    }
+
     /// Which calls are possible.
     pub fn rules(&self) -> Rules {
         Rules { denied: self.deny.iter().copied().collect(), allowed: self.allow.iter().copied().collect() }

@@ -4,6 +4,8 @@
 //! not caught: one that would end the program natively ends Hostel, and its machine with it. `signal/terminal.rs` has the exception.
 //! Sources: exit statuses as in POSIX "Exit Status for Commands", with 125 as timeout(1) and env(1) have it.
 
+use super::dos::program::LoadError;
+use super::dos::run as dos;
 use super::files::{Files, OpenFile};
 use super::load::Image;
 use super::options::ExecConfig;
@@ -26,7 +28,7 @@ use crate::memory::map::{MapError, MemoryMap};
 use crate::memory::ram::{GuestRam, RamError};
 use rustix::io::Errno;
 use std::ffi::OsString;
-use std::os::unix::ffi::OsStringExt;
+use std::os::unix::ffi::{OsStrExt, OsStringExt};
 use std::sync::{Arc, Mutex};
 use std::time::Instant;
 
@@ -37,7 +39,7 @@ const NOT_EXECUTABLE: i32 = 126;
 /// Status when there is no such program.
 const NOT_FOUND: i32 = 127;
 /// Status when the deadline passed.
-const DEADLINE: i32 = 124;
+pub const DEADLINE: i32 = 124;
 
 /// Why a program did not run, or not to its end.
 #[derive(Debug, thiserror::Error)]
@@ -73,12 +75,31 @@ pub enum ExecError {
         /// Why not.
         source: StartError,
     },
+    /// The program's file, where it is one for DOS.
+    #[error("{}: {source}", .program.display())]
+    Dos {
+        /// What was asked for.
+        program: OsString,
+        /// Why not.
+        source: LoadError,
+    },
     /// Options that mean nothing to it.
-    #[error("{}: --deny and --allow name system calls of Linux, and this is a program for Windows", .program.display())]
+    #[error("{}: --deny and --allow name system calls of Linux, and this is a program for {system}", .program.display())]
     Rules {
         /// What was asked for.
         program: OsString,
+        /// What it is for.
+        system: &'static str,
     },
+    /// Memory that it cannot have.
+    #[error("{}: --mem bounds nothing: a program for DOS has a megabyte", .program.display())]
+    Megabyte {
+        /// What was asked for.
+        program: OsString,
+    },
+    /// No thread of the host's.
+    #[error("start a thread for the program: {0}")]
+    Thread(std::io::Error),
     /// The handler that takes threads out of the guest.
     #[error("install the handler that ends a program's threads: {0}")]
     Kick(std::io::Error),
@@ -92,7 +113,7 @@ impl ExecError {
     pub fn status(&self) -> i32 {
         match self {
             ExecError::Program { source, .. } if source.kind() == std::io::ErrorKind::NotFound => NOT_FOUND,
-            ExecError::Program { .. } | ExecError::Foreign { .. } => NOT_EXECUTABLE,
+            ExecError::Program { .. } | ExecError::Foreign { .. } | ExecError::Dos { .. } => NOT_EXECUTABLE,
             _ => FAILED,
         }
     }
@@ -114,13 +135,18 @@ pub struct Finished {
 /// # Errors
 /// It could not be started, or the machine failed.
 pub fn run(config: &ExecConfig) -> Result<Finished, ExecError> {
-    let map = MemoryMap::new(config.mem)?;
-    let ram = Arc::new(GuestRam::new(&map)?);
     let root = Root::open(&config.root, config.allow_write)?;
+    let place = place(&root);
     let trace = config.trace.then(|| Trace::new(Box::new(std::io::stderr())));
+    let names = candidates(config.program[0].as_bytes());
+    if let Some(program) = names.iter().find_map(|path| dos::find(&root, &place, path)) {
+        return dos::run(config, &program, (root, place), trace);
+    }
+    let map = MemoryMap::new(config.memory())?;
+    let ram = Arc::new(GuestRam::new(&map)?);
     let world = World::new(ram.clone(), &map, root, config.rules(), trace).ok_or(ExecError::NoMemory)?;
     let world = Arc::new(world);
-    let mut task = first_task(world.clone())?;
+    let mut task = first_task(world.clone(), place)?;
     start(&mut task, config)?;
     kick::install_handler().map_err(ExecError::Kick)?;
     world.terminal.open();
@@ -171,11 +197,8 @@ fn unknown(world: &World) -> Option<String> {
 }
 
 /// The thread of a process that has no program yet.
-fn first_task(world: Arc<World>) -> Result<Task, ExecError> {
+fn first_task(world: Arc<World>, place: Place) -> Result<Task, ExecError> {
     let space = Space::new(world.frames.clone(), &world.trees).ok_or(ExecError::NoMemory)?;
-    // The mask is applied to each mode that a program gives, so this process needs none.
-    let umask = rustix::process::umask(rustix::fs::Mode::empty());
-    let place = Place { directory: directory(&world.root), umask: umask.bits() };
     Ok(Task {
         process: Arc::new(Process::new(FIRST_ID, 1, FIRST_ID)),
         id: world.processes.new_id(),
@@ -199,11 +222,14 @@ fn first_task(world: Arc<World>) -> Result<Task, ExecError> {
     })
 }
 
-/// This process's working directory as the program sees it; the root, where it lies outside.
-fn directory(root: &Root) -> Vec<u8> {
+/// This process's working directory as the program sees it (the root, where it lies outside), and its mask.
+fn place(root: &Root) -> Place {
+    // The mask is applied to each mode that a program gives, so this process needs none.
+    let umask = rustix::process::umask(rustix::fs::Mode::empty());
     let flags = rustix::fs::OFlags::PATH | rustix::fs::OFlags::CLOEXEC;
     let here = rustix::fs::open(".", flags, rustix::fs::Mode::empty());
-    here.ok().and_then(|fd| root.place_of(OpenFile::new(fd, true).fd()).ok()).unwrap_or_else(|| b"/".to_vec())
+    let directory = here.ok().and_then(|fd| root.place_of(OpenFile::new(fd, true).fd()).ok());
+    Place { directory: directory.unwrap_or_else(|| b"/".to_vec()), umask: umask.bits() }
 }
 
 /// Loads the program into `task`.
@@ -234,7 +260,7 @@ fn start(task: &mut Task, config: &ExecConfig) -> Result<(), ExecError> {
 fn start_foreign(task: &mut Task, config: &ExecConfig, path: Vec<u8>, file: &OpenFile) -> Result<(), ExecError> {
     let program = config.program[0].clone();
     if !(config.deny.is_empty() && config.allow.is_empty()) {
-        return Err(ExecError::Rules { program });
+        return Err(ExecError::Rules { program, system: "Windows" });
     }
     let arguments = config.program[1..].iter().map(|word| word.clone().into_vec()).collect();
     let environment = std::env::vars_os().map(|(name, value)| (name.into_vec(), value.into_vec())).collect();

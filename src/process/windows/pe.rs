@@ -54,8 +54,10 @@ pub enum Directory {
 #[derive(Debug, PartialEq, Eq, thiserror::Error)]
 #[expect(missing_docs, reason = "the messages say it")]
 pub enum PeError {
-    #[error("not a Windows program: it does not begin with MZ and a PE header")]
+    #[error("not a Windows program: it does not begin with MZ")]
     NotPe,
+    #[error("a program for DOS or 16-bit Windows (MZ without a PE header); of those, .COM programs run here")]
+    Dos,
     #[error("a Windows program for {0}; only such for x86-64 run here")]
     OtherMachine(&'static str),
     #[error("a Windows {0}; only console programs run here")]
@@ -139,13 +141,16 @@ impl<'a> Pe<'a> {
     /// It is another kind of program, or contradicts itself or its size.
     pub fn parse(file: &'a [u8]) -> Result<Pe<'a>, PeError> {
         let bytes = Bytes(file);
-        let header = bytes.u32(0x3c).map(u64::from).filter(|_| is_mz(file)).ok_or(PeError::NotPe)?;
-        if bytes.range(header, 4) != Some(b"PE\0\0") {
+        if !is_mz(file) {
             return Err(PeError::NotPe);
+        }
+        let header = bytes.u32(0x3c).map(u64::from).ok_or(PeError::Dos)?;
+        if bytes.range(header, 4) != Some(b"PE\0\0") {
+            return Err(PeError::Dos);
         }
         let coff = header + 4;
         let optional = coff + COFF_SIZE;
-        let word = |offset| bytes.u16(offset).ok_or(PeError::NotPe);
+        let word = |offset| bytes.u16(offset).map_or_else(|| malformed("its headers lie beyond its end"), Ok);
         match word(coff)? {
             MACHINE_X86_64 => {}
             MACHINE_386 => return Err(PeError::OtherMachine("32-bit x86")),
@@ -283,7 +288,7 @@ mod tests {
         let header = Program::HEADER;
         for (at, bytes, want) in [
             (0, &b"ZM"[..], "not a Windows program"),
-            (header, b"NE", "not a Windows program"),
+            (header, b"NE", "without a PE header"),
             (header + 4, &[0x4c, 1], "for 32-bit x86"),
             (header + 4, &[0x64, 0xaa], "for ARM64"),
             (header + 22, &[0x22, 0x20], "a Windows library"),
