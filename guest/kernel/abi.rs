@@ -61,8 +61,8 @@ pub mod number {
     pub const OPEN: u64 = 21;
     /// `(descriptor)` -> 0.
     pub const CLOSE: u64 = 22;
-    /// `(descriptor, *mut u8, bytes, offset, flags)` -> bytes read; 0 at the end. A console waits for what is typed (in the
-    /// background it is at its end), a network card for a frame, of which what does not fit is lost; neither has offsets. A disk gives
+    /// `(descriptor, *mut u8, bytes, offset, flags)` -> bytes read; 0 at the end. A console waits for what is typed (and until the
+    /// program is in front), a network card for a frame, of which what does not fit is lost; neither has offsets. A disk gives
     /// at most [`super::FILE_READ_MAX`] bytes and none across a multiple of that; each descriptor keeps the part that it read last.
     /// With [`super::NO_BLOCK`] a wait is [`super::Error::Again`]; a disk's read has then begun, [`POLL`] tells when it is done, and
     /// the same call gives the bytes.

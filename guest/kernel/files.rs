@@ -131,10 +131,14 @@ pub fn read(thread: &'static Thread, descriptor: u64, to: u64, bytes: u64, offse
     Ok(None)
 }
 
-/// What was typed; `None`: nothing yet. Programs in the background read the end.
+/// What was typed; `None`: nothing yet. What is typed is for the program in front: one in the background waits until it is that, or
+/// the input ends.
 fn read_console(process: &Process, to: u64, bytes: u64) -> Outcome {
-    if bytes == 0 || console::has_ended() || !process.is_foreground.get() {
+    if bytes == 0 || console::has_ended() {
         return Ok(Some(0));
+    }
+    if !process.is_foreground.get() {
+        return Ok(None);
     }
     let mut done = 0;
     while done < bytes && console::has_byte() {
@@ -199,7 +203,7 @@ pub fn write(thread: &'static Thread, descriptor: u64, from: u64, bytes: u64) ->
 pub fn readiness(process: &'static Process, descriptor: u32) -> Option<u32> {
     let file = find(process, descriptor.into()).ok()?;
     let (can_read, can_write) = match file.kind.get() {
-        Kind::Console => (console::has_byte() || console::has_ended() || !process.is_foreground.get(), true),
+        Kind::Console => (console::has_ended() || console::has_byte() && process.is_foreground.get(), true),
         Kind::Net => (net::can_receive(), net::can_send()),
         _ => (file.state.get() != Block::Coming, false),
     };

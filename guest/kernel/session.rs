@@ -11,7 +11,7 @@ use guest::{apic, typed};
 use super::abi::{END_KILLED, Ended, Error};
 use super::process::Process;
 use super::processor::{self, Cpu};
-use super::{Locked, console, disk, frames, net, programs, scheduler, table, time};
+use super::{Locked, console, disk, frames, net, programs, scheduler, table, time, wait};
 
 struct Session {
     started: Cell<bool>,
@@ -64,6 +64,9 @@ pub fn spawn(info: &StartInfo, name: &[u8], arguments: &[u8], is_foreground: boo
 pub fn wait_for(pid: u64) -> Option<Ended> {
     let process = Process::find(pid)?;
     process.is_foreground.set(true);
+    // What was typed is for it now.
+    wait::wake(wait::CONSOLE, u64::MAX, 0);
+    wait::wake_pollers();
     while !process.is_gone.get() {
         if console::take_interrupt() {
             for process in Process::all().filter(|process| process.is_foreground.get()) {

@@ -193,6 +193,30 @@ fn a_machine_of_states_never_waits() {
     server.end(3 + requests);
 }
 
+#[test]
+fn a_server_in_the_background_serves_on_until_it_is_in_front_and_the_input_ends() {
+    if !kvm::available() {
+        return;
+    }
+    let scratch = Scratch::new("servers-background");
+    let ours = fs::set_permissions(scratch.path(), fs::Permissions::from_mode(0o700));
+    ours.expect("the scratch directory is ours");
+    let mut command = Command::new(PROGRAM);
+    command.args(["run", "--transport", "mmio", "--mem", "64M", "--timeout", "100s", "--net", "switch:lan"]);
+    let mut session = Session::on_pipes({
+        command.env("XDG_RUNTIME_DIR", scratch.path());
+        command
+    });
+    session.type_in("server single 10.0.0.1/24 &\n");
+    session.wait_for("at port 80\n");
+    // It would have seen the end of its input before it asked for a frame.
+    session.type_in("ps\n");
+    session.wait_for(" server\n");
+    session.type_in("wait\n");
+    let (status, seen) = session.end();
+    assert!(status == 0 && seen.contains("server: 0 requests\n[1] ended, status 0\n"), "{status}: {seen}");
+}
+
 /// In the lab, on a KVM that has SVM: an unmodified Linux fetches from all three, on one switch and without passt.
 #[test]
 fn a_linux_fetches_from_each_design() {
