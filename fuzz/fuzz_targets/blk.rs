@@ -1,5 +1,6 @@
 //! Disks under a hostile driver: chains and descriptors of any form, in any order. Each ends in an answer or in DEVICE_NEEDS_RESET, never
-//! in a hang; the file keeps its size, and its content where it is not to be written; after all of it a good request is done.
+//! in a hang; the file keeps its size, and its content where it is not to be written; after all of it a good request is done. Half of the
+//! inputs are for the driver of the kit instead.
 
 #![no_main]
 
@@ -12,6 +13,9 @@ use hostel::memory::ram::GuestRam;
 use hostel::virtio::blk::Blk;
 use hostel::virtio::driver::{Descriptor, DriverQueue};
 use hostel::virtio::function::{ACKNOWLEDGE, DRIVER, DRIVER_OK, FEATURES_OK, NEEDS_RESET, VirtioFunction};
+use hostel::virtio::rig::{Request, Rig, Via};
+use hostel_fuzz::hostile::Script;
+use hostel_fuzz::knob::Knob;
 use libfuzzer_sys::fuzz_target;
 use std::cell::RefCell;
 use std::fs::File;
@@ -61,8 +65,31 @@ enum Step {
 
 #[derive(Arbitrary, Debug)]
 struct Input {
+    /// Which of [`MODES`].
     mode: u8,
-    steps: Vec<Step>,
+    /// One time in sixteen: the host's best engine, as a machine has it, and not the one that needs no other thread.
+    best: Knob<()>,
+    driver: Driver,
+}
+
+/// Whose driver it is, and what it does.
+#[derive(Arbitrary, Debug)]
+enum Driver {
+    Own(Vec<Step>),
+    Kit(Script),
+}
+
+const MODES: [Mode; 3] = [Mode::Write, Mode::Read, Mode::Overlay];
+
+/// A disk of this content, and its file. In memory: a flush to a busy disk can take longer than [`HANG`].
+fn disk(options: DiskOptions) -> (Box<Blk>, File) {
+    let path = PathBuf::from(format!("/dev/shm/hostel-fuzz-blk-{}", std::process::id()));
+    std::fs::write(&path, CONTENT).expect("the directory takes a file");
+    let file = File::options().read(true).write(true).open(&path).expect("it is there");
+    let device = Box::new(Blk::open(&path, options, "fuzz", 1).expect("it is a disk"));
+    // The descriptors keep it.
+    std::fs::remove_file(&path).expect("it is there");
+    (device, file)
 }
 
 /// The device and its driver, and the disk's file. They are kept from one input to the next: opening a disk takes longer than all that is
@@ -76,16 +103,9 @@ struct Bench {
 }
 
 impl Bench {
-    /// In memory: a flush to a busy disk can take longer than [`HANG`].
-    fn new(mode: Mode) -> Bench {
-        let path = PathBuf::from(format!("/dev/shm/hostel-fuzz-blk-{}-{mode:?}", std::process::id()));
-        std::fs::write(&path, CONTENT).expect("the directory takes a file");
-        let file = File::options().read(true).write(true).open(&path).expect("it is there");
+    fn new(mode: Mode, inline: bool) -> Bench {
+        let (device, file) = disk(DiskOptions { mode, inline, ..DiskOptions::default() });
         let ram = Arc::new(GuestRam::new(&MemoryMap::new(MIB).expect("a size")).expect("RAM"));
-        let options = DiskOptions { mode, ..DiskOptions::default() };
-        let device = Box::new(Blk::open(&path, options, "fuzz", 1).expect("it is a disk"));
-        // The descriptors keep it.
-        std::fs::remove_file(&path).expect("it is there");
         let function = VirtioFunction::new(device, ram.clone(), Waker::new().expect("a waker")).expect("kicks");
         let queue = DriverQueue::new(ram.clone(), RINGS, ENTRIES);
         Bench { mode, file, function, queue, ram }
@@ -185,10 +205,35 @@ impl Bench {
     }
 }
 
+/// Under the kit's driver: what was written stays, so that a good request is one that is answered.
+fn run_script(rig: &mut Rig, script: &Script) {
+    let good = Request { queue: 0, readable: vec![0; 16], writable: 513 };
+    script.run(rig, &good, |bytes| bytes.len() == 513 && bytes[512] == 0);
+}
+
+struct Benches {
+    inline: [Bench; 3],
+    best: [Bench; 3],
+    kit: [Rig; 2],
+}
+
 thread_local! {
-    static BENCHES: RefCell<[Bench; 3]> = RefCell::new([Mode::Write, Mode::Read, Mode::Overlay].map(Bench::new));
+    static BENCHES: RefCell<Benches> = RefCell::new(Benches {
+        inline: MODES.map(|mode| Bench::new(mode, true)),
+        best: MODES.map(|mode| Bench::new(mode, false)),
+        kit: [true, false].map(|inline| {
+            Rig::new(disk(DiskOptions { mode: Mode::Overlay, inline, ..DiskOptions::default() }).0, Via::Pci)
+        }),
+    });
 }
 
 fuzz_target!(|input: Input| {
-    BENCHES.with_borrow_mut(|benches| benches[usize::from(input.mode % 3)].run(&input.steps));
+    let best = input.best.0.is_some();
+    BENCHES.with_borrow_mut(|Benches { inline, best: of_host, kit }| match &input.driver {
+        Driver::Kit(script) => run_script(&mut kit[usize::from(best)], script),
+        Driver::Own(steps) => {
+            let benches = if best { of_host } else { inline };
+            benches[usize::from(input.mode) % MODES.len()].run(steps);
+        }
+    });
 });

@@ -9,11 +9,17 @@ use hostel::backend::share::client::{Client, message};
 use hostel::backend::share::protocol::{Fields, ROOT, opcode};
 use hostel::backend::share::table::Limits;
 use hostel::memory::ram::GuestRam;
+use hostel::virtio::fs::Fs;
+use hostel::virtio::rig::{Request, Rig, Via};
+use hostel_fuzz::hostile::Script;
+use hostel_fuzz::knob::Knob;
+use hostel_fuzz::watched::Watched;
 use libfuzzer_sys::fuzz_target;
+use std::cell::RefCell;
 use std::fs;
 use std::os::unix::fs::symlink;
 use std::path::{Path, PathBuf};
-use std::sync::{Arc, OnceLock};
+use std::sync::Arc;
 
 const LIMITS: Limits = Limits { nodes: 24, handles: 12 };
 /// Names that there are, that there may be, and that lead elsewhere.
@@ -109,17 +115,19 @@ enum Room {
 #[derive(Arbitrary, Debug)]
 struct Input {
     read_only: bool,
+    /// One time in sixteen the kit's driver does this to a device, whose threads answer, instead.
+    script: Knob<Script>,
     steps: Vec<Step>,
 }
 
 /// The client, and the numbers that it was told.
-struct Bench {
-    client: Client,
+struct Bench<'a> {
+    client: &'a mut Client,
     nodes: Vec<u64>,
     handles: Vec<u64>,
 }
 
-impl Bench {
+impl Bench<'_> {
     fn node(&self, index: u8) -> u64 {
         self.nodes[usize::from(index) % self.nodes.len()]
     }
@@ -172,7 +180,10 @@ impl Bench {
                 arguments.resize(arguments.len().max(88) + usize::from(*bytes), 0x55);
                 self.ask(opcode, self.node(*node), &arguments, room);
             }
-            Step::Any { opcode, node, arguments, room } => self.ask((*opcode).into(), *node, arguments, room),
+            Step::Any { opcode, node, arguments, room } => {
+                let node = u8::try_from(*node).map_or(*node, |index| self.node(index));
+                self.ask((*opcode).into(), node, arguments, room);
+            }
             Step::Bytes { bytes, room: Room::Bytes(room) } => drop(self.client.send(bytes, (*room).into())),
             Step::Bytes { bytes, .. } => drop(self.client.send(bytes, 1 << 16)),
             Step::Forget { node, lookups } => self.client.forget(self.node(*node), (*lookups).into()),
@@ -181,60 +192,113 @@ impl Bench {
     }
 }
 
-/// In memory. No file gets longer than 16 MiB, whatever is asked for.
-fn path() -> &'static PathBuf {
-    static PATH: OnceLock<PathBuf> = OnceLock::new();
-    PATH.get_or_init(|| {
-        let most = libc::rlimit { rlim_cur: 16 << 20, rlim_max: 16 << 20 };
+/// Makes a directory with `shared` in it, which is what a client gets, and `secret` beside that.
+fn fill(outside: &Path) -> Vec<PathBuf> {
+    let shared = outside.join("shared");
+    let directory = shared.join("directory");
+    fs::create_dir_all(&directory).expect("it can be made");
+    fs::write(outside.join("secret"), "secret").expect("it can be made");
+    fs::write(shared.join("file"), "content").expect("it can be made");
+    fs::write(directory.join("inner"), "content").expect("it can be made");
+    symlink("..", shared.join("up")).expect("it can be made");
+    symlink("../secret", shared.join("link")).expect("it can be made");
+    vec![shared, directory]
+}
+
+/// The directory, a client that may write and one that may not, and a device under the kit's driver. They are kept from one input to the
+/// next, but for a directory that was changed, and its clients.
+struct Share {
+    watched: Watched,
+    ram: Arc<GuestRam>,
+    clients: [Client; 2],
+    kit: Rig,
+}
+
+impl Share {
+    fn new() -> Share {
+        // No file gets longer, whatever is asked for.
+        let most = libc::rlimit { rlim_cur: 1 << 20, rlim_max: 1 << 20 };
         // SAFETY: both calls only read what they are given; a write beyond the limit is an error then, and no signal.
         unsafe {
             libc::setrlimit(libc::RLIMIT_FSIZE, &most);
             libc::signal(libc::SIGXFSZ, libc::SIG_IGN);
         }
-        format!("/dev/shm/hostel-fuzz-fs-{}", std::process::id()).into()
-    })
+        let watched = Watched::new("fs", fill);
+        let ram = Arc::new(Client::ram().expect("the host has memory"));
+        let clients = clients(&ram, watched.path());
+        let kit = watched.path().join("kit");
+        fs::create_dir(&kit).expect("it can be made");
+        let device = Fs::open(&kit, "fuzz", false, 1).expect("it can be shared");
+        fs::remove_dir(&kit).expect("it is there");
+        watched.has_changed();
+        Share { watched, ram, clients, kit: Rig::new(Box::new(device), Via::Mmio) }
+    }
+
+    /// Has a client do what `steps` say, and looks at what came of it.
+    fn run(&mut self, read_only: bool, steps: &[Step]) {
+        let client = &mut self.clients[usize::from(read_only)];
+        client.server.reset();
+        client.initialize().expect("it is new");
+        let mut bench = Bench { client, nodes: vec![ROOT], handles: Vec::new() };
+        steps.iter().take(64).for_each(|step| bench.step(step));
+
+        let changed = self.watched.has_changed();
+        assert!(!(changed && read_only), "it was not to be written");
+        if changed {
+            let outside = self.watched.path();
+            assert_eq!(fs::read(outside.join("secret")).expect("it is there"), b"secret", "it is outside");
+            assert_eq!(fs::read_dir(outside).expect("it is there").count(), 2, "nothing is made outside");
+        }
+        serves(client, read_only);
+        if changed {
+            self.watched.renew();
+            self.clients = clients(&self.ram, self.watched.path());
+            // The old directory is gone only now that no client holds it.
+            self.watched.has_changed();
+        } else if !read_only {
+            fs::remove_file(self.watched.path().join("shared/afterwards")).expect("it was made");
+            self.watched.has_changed();
+        }
+    }
 }
 
-/// The client's memory, which is kept from one input to the next.
-fn ram() -> Arc<GuestRam> {
-    static RAM: OnceLock<Arc<GuestRam>> = OnceLock::new();
-    RAM.get_or_init(|| Arc::new(Client::ram().expect("the host has memory"))).clone()
+fn clients(ram: &Arc<GuestRam>, outside: &Path) -> [Client; 2] {
+    let client = |read_only| Client::on(ram.clone(), &outside.join("shared"), read_only, LIMITS);
+    [false, true].map(|read_only| client(read_only).expect("it can be shared"))
 }
 
-fn fill(outside: &Path) -> PathBuf {
-    let shared = outside.join("shared");
-    fs::create_dir_all(shared.join("directory")).expect("it can be made");
-    fs::write(outside.join("secret"), "secret").expect("it can be made");
-    fs::write(shared.join("file"), "content").expect("it can be made");
-    fs::write(shared.join("directory/inner"), "content").expect("it can be made");
-    symlink("..", shared.join("up")).expect("it can be made");
-    symlink("../secret", shared.join("link")).expect("it can be made");
-    shared
+/// A good client is served.
+fn serves(client: &mut Client, read_only: bool) {
+    client.initialize().expect("another client may come");
+    let modes = Fields::default().word(1).zeroes_to(68).word(0o755).zeroes_to(88).done();
+    let _ = client.ask(opcode::SETATTR, ROOT, &modes, 104);
+    assert_eq!(client.attributes(ROOT).expect("it is there").mode & libc::S_IFMT, libc::S_IFDIR);
+    if !read_only {
+        let name = "afterwards";
+        let (_, handle) = client.create(ROOT, name, libc::O_RDWR, 0o600).expect("a good client is served");
+        assert_eq!(client.write(handle, 0, b"good", 0), Ok(4));
+        assert_eq!(client.read(handle, 0, 100).expect("it is open"), b"good");
+    }
+}
+
+/// FUSE_INIT of protocol 7.31, without wishes, as a request of the kit's driver (Linux `fuse.h`).
+fn initialization() -> Request {
+    let wishes = Fields::default().word(7).word(31).word(1 << 17).word(0).done();
+    Request { queue: 1, readable: message(opcode::INIT, 0, (0, 0), &wishes), writable: 256 }
+}
+
+/// A reply with its own length in its header and no error.
+fn is_reply(bytes: &[u8]) -> bool {
+    bytes.len() > 16 && bytes[..4] == (bytes.len() as u32).to_le_bytes() && bytes[4..8] == [0; 4]
+}
+
+thread_local! {
+    static SHARE: RefCell<Share> = RefCell::new(Share::new());
 }
 
 fuzz_target!(|input: Input| {
-    let outside = path();
-    let _ = fs::remove_dir_all(outside);
-    let shared = fill(outside);
-    let mut client = Client::on(ram(), &shared, input.read_only, LIMITS).expect("it can be shared");
-    client.initialize().expect("it is new");
-    let mut bench = Bench { client, nodes: vec![ROOT], handles: Vec::new() };
-    input.steps.iter().take(64).for_each(|step| bench.step(step));
-
-    assert_eq!(fs::read(outside.join("secret")).expect("it is there"), b"secret", "it is outside");
-    assert_eq!(fs::read_dir(outside).expect("it is there").count(), 2, "nothing is made outside");
-    if input.read_only {
-        assert_eq!(fs::read(shared.join("file")).expect("it is there"), b"content", "it was not to be written");
-        assert_eq!(fs::read_dir(&shared).expect("it is there").count(), 4);
-    }
-    bench.client.initialize().expect("another client may come");
-    let modes = Fields::default().word(1).zeroes_to(68).word(0o755).zeroes_to(88).done();
-    let _ = bench.client.ask(opcode::SETATTR, ROOT, &modes, 104);
-    assert_eq!(bench.client.attributes(ROOT).expect("it is there").mode & libc::S_IFMT, libc::S_IFDIR);
-    if !input.read_only {
-        let name = "afterwards";
-        let (_, handle) = bench.client.create(ROOT, name, libc::O_RDWR, 0o600).expect("a good client is served");
-        assert_eq!(bench.client.write(handle, 0, b"good", 0), Ok(4));
-        assert_eq!(bench.client.read(handle, 0, 100).expect("it is open"), b"good");
-    }
+    SHARE.with_borrow_mut(|share| match &input.script.0 {
+        Some(script) => script.run(&mut share.kit, &initialization(), is_reply),
+        None => share.run(input.read_only, &input.steps),
+    });
 });

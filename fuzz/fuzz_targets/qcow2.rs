@@ -11,9 +11,13 @@ use hostel::backend::block::image::DiskFormat;
 use hostel::event_loop::{self, Interest};
 use hostel::memory::map::{GuestRange, MemoryMap};
 use hostel::memory::ram::GuestRam;
+use hostel_fuzz::knob::Knob;
 use libfuzzer_sys::fuzz_target;
-use std::path::PathBuf;
-use std::sync::{Arc, OnceLock};
+use std::fs::File;
+use std::os::fd::AsRawFd;
+use std::os::unix::fs::FileExt;
+use std::path::Path;
+use std::sync::Arc;
 use std::time::Duration;
 
 const CLUSTER_BITS: u32 = 12;
@@ -28,6 +32,8 @@ const HANG: Duration = Duration::from_secs(8);
 #[derive(Arbitrary, Debug)]
 struct Input {
     read_only: bool,
+    /// One time in sixteen the requests are worked off by a thread, as in a machine.
+    thread: Knob<()>,
     /// Words of the image: cluster, place in it (the header's fields mostly are at places of their own), value.
     changes: Vec<(u8, u8, u64)>,
     requests: Vec<(u8, u16, u8)>,
@@ -53,35 +59,42 @@ fn image() -> Vec<u8> {
     image
 }
 
-/// It is kept from one input to the next.
-static RAM: OnceLock<Arc<GuestRam>> = OnceLock::new();
-
-fn path() -> &'static PathBuf {
-    static PATH: OnceLock<PathBuf> = OnceLock::new();
-    PATH.get_or_init(|| format!("/dev/shm/hostel-fuzz-qcow2-{}", std::process::id()).into())
+/// The image's file and RAM for its requests, which are kept from one input to the next.
+struct Bench {
+    path: String,
+    file: File,
+    ram: Arc<GuestRam>,
+    /// The image before it is changed.
+    image: Vec<u8>,
 }
 
-fuzz_target!(|input: Input| {
-    let mut image = image();
-    for (cluster, place, value) in input.changes.iter().take(8) {
-        let at = usize::from(cluster % 6) * CLUSTER + usize::from(*place) * 4;
-        image[at..at + 8].copy_from_slice(&value.to_be_bytes());
+impl Bench {
+    fn new() -> Bench {
+        let name = format!("/dev/shm/hostel-fuzz-qcow2-{}", std::process::id());
+        let file = File::options().read(true).write(true).create_new(true).open(&name);
+        let file = file.expect("the directory takes a file");
+        // It is opened by its descriptor.
+        std::fs::remove_file(name).expect("it is there");
+        let path = format!("/proc/self/fd/{}", file.as_raw_fd());
+        let ram = Arc::new(GuestRam::new(&MemoryMap::new(MIB).expect("a size")).expect("RAM"));
+        Bench { path, file, ram, image: image() }
     }
-    std::fs::write(path(), image).expect("the directory takes a file");
-    let mode = if input.read_only { Mode::Read } else { Mode::Write };
-    let options = DiskOptions { mode, format: DiskFormat::Qcow2, ..DiskOptions::default() };
-    let mut disk = match Disk::open(path(), options, 4) {
-        Ok(disk) => disk,
-        Err(error) => {
-            let text = error.to_string();
-            return assert!(text.contains("hostel-fuzz-qcow2") && !text.contains('\n'), "{text}");
+
+    /// The image with words changed is all that the file holds.
+    fn write(&self, changes: &[(u8, u8, u64)]) {
+        let mut image = self.image.clone();
+        for (cluster, place, value) in changes.iter().take(8) {
+            let at = usize::from(cluster % 6) * CLUSTER + usize::from(*place) * 4;
+            image[at..at + 8].copy_from_slice(&value.to_be_bytes());
         }
-    };
-    let ram = RAM.get_or_init(|| Arc::new(GuestRam::new(&MemoryMap::new(MIB).expect("a size")).expect("RAM")));
-    for (kind, sector, count) in input.requests.iter().take(32) {
-        let (sector, count) = (u64::from(*sector), u64::from(*count));
+        self.file.set_len(image.len() as u64).expect("it can be cut");
+        self.file.write_all_at(&image, 0).expect("it can be written");
+    }
+
+    fn request(&self, disk: &mut Disk<()>, (kind, sector, count): (u8, u16, u8)) {
+        let (sector, count) = (u64::from(sector), u64::from(count));
         let range = [GuestRange { start: 0x1000, size: count * 512 }];
-        let buffers = HostBuffers::of_guest(ram, &range).expect("it is RAM");
+        let buffers = HostBuffers::of_guest(&self.ram, &range).expect("it is RAM");
         let request = match kind % 5 {
             0 => Request::Read(sector, buffers),
             1 => Request::Write { sector, buffers, durable: kind & 8 != 0 },
@@ -96,8 +109,28 @@ fuzz_target!(|input: Input| {
             assert!(!ready.is_empty(), "a request hangs");
         }
     }
-    drop(disk);
-    let bytes = std::fs::metadata(path()).expect("it is there").len();
-    assert!(bytes < 1 << 41, "{bytes} bytes");
-    std::fs::remove_file(path()).expect("it is there");
+}
+
+thread_local! {
+    static BENCH: Bench = Bench::new();
+}
+
+fuzz_target!(|input: Input| {
+    BENCH.with(|bench| {
+        bench.write(&input.changes);
+        let mode = if input.read_only { Mode::Read } else { Mode::Write };
+        let inline = input.thread.0.is_none();
+        let options = DiskOptions { mode, format: DiskFormat::Qcow2, inline, ..DiskOptions::default() };
+        let mut disk = match Disk::open(Path::new(&bench.path), options, 4) {
+            Ok(disk) => disk,
+            Err(error) => {
+                let text = error.to_string();
+                return assert!(text.contains(&bench.path) && !text.contains('\n'), "{text}");
+            }
+        };
+        input.requests.iter().take(32).for_each(|request| bench.request(&mut disk, *request));
+        drop(disk);
+        let bytes = bench.file.metadata().expect("it is open").len();
+        assert!(bytes < 1 << 41, "{bytes} bytes");
+    });
 });

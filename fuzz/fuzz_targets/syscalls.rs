@@ -5,37 +5,42 @@
 
 #![no_main]
 
+use hostel::process::fixture::Machine;
 use hostel::process::hostile::{fill, run};
+use hostel_fuzz::watched::Watched;
 use libfuzzer_sys::fuzz_target;
+use std::cell::RefCell;
 use std::fs;
-use std::path::PathBuf;
-use std::sync::OnceLock;
 
-/// In memory. No file gets longer than 16 MiB, whatever is asked for.
-fn path() -> &'static PathBuf {
-    static PATH: OnceLock<PathBuf> = OnceLock::new();
-    PATH.get_or_init(|| {
-        let most = libc::rlimit { rlim_cur: 16 << 20, rlim_max: 16 << 20 };
-        // SAFETY: the calls only read what they are given; a write beyond the limit, or to a pipe that nobody reads, is an error then
-        // and no signal, as it is in every program of Rust's.
-        unsafe {
-            libc::setrlimit(libc::RLIMIT_FSIZE, &most);
-            libc::signal(libc::SIGXFSZ, libc::SIG_IGN);
-            libc::signal(libc::SIGPIPE, libc::SIG_IGN);
-        }
-        format!("/dev/shm/hostel-fuzz-syscalls-{}", std::process::id()).into()
+/// The directory that has the root in it. No file gets longer than 1 MiB, whatever is asked for.
+fn watched() -> Watched {
+    let most = libc::rlimit { rlim_cur: 1 << 20, rlim_max: 1 << 20 };
+    // SAFETY: the calls only read what they are given; a write beyond the limit, or to a pipe that nobody reads, is an error then
+    // and no signal, as it is in every program of Rust's.
+    unsafe {
+        libc::setrlimit(libc::RLIMIT_FSIZE, &most);
+        libc::signal(libc::SIGXFSZ, libc::SIG_IGN);
+        libc::signal(libc::SIGPIPE, libc::SIG_IGN);
+    }
+    Watched::new("syscalls", |outside| {
+        let root = fill(outside).expect("it can be made");
+        vec![root.join("directory"), root]
     })
 }
 
+thread_local! {
+    static BENCH: RefCell<(Watched, Option<Machine>)> = RefCell::new((watched(), None));
+}
+
 fuzz_target!(|input: &[u8]| {
-    let outside = path();
-    let _ = fs::remove_dir_all(outside);
-    let root = fill(outside).expect("it can be made");
-    run(&root, input);
-    assert_eq!(fs::read(outside.join("secret")).expect("it is there"), b"secret", "it is outside");
-    assert_eq!(fs::read_dir(outside).expect("it is there").count(), 2, "nothing is made outside");
-    if input.first().is_none_or(|how| how & 1 == 0) {
-        assert_eq!(fs::read(root.join("file")).expect("it is there"), "content".repeat(100).as_bytes());
-        assert_eq!(fs::read_dir(&root).expect("it is there").count(), 6, "it was not to be written");
-    }
+    BENCH.with_borrow_mut(|(watched, machine)| {
+        let outside = watched.path();
+        *machine = Some(run(machine.take().unwrap_or_default(), &outside.join("shared"), input));
+        if watched.has_changed() {
+            assert!(input.first().is_some_and(|how| how & 1 != 0), "it was not to be written");
+            assert_eq!(fs::read(outside.join("secret")).expect("it is there"), b"secret", "it is outside");
+            assert_eq!(fs::read_dir(outside).expect("it is there").count(), 2, "nothing is made outside");
+            watched.renew();
+        }
+    });
 });

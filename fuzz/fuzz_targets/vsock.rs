@@ -1,6 +1,6 @@
 //! Sockets under a hostile driver and capricious processes of the host: packets with mostly right headers, chains of any form, connections
 //! that come, write, stop reading and go. Nothing panics or spins, there are no more connections than there may be, the guest never gets more
-//! than it granted, and after all of it bytes go both ways.
+//! than it granted, and after all of it bytes go both ways. Half of the inputs are for the driver of the kit instead.
 
 #![no_main]
 
@@ -14,17 +14,23 @@ use hostel::memory::map::MemoryMap;
 use hostel::memory::ram::GuestRam;
 use hostel::virtio::driver::{Descriptor, DriverQueue};
 use hostel::virtio::function::{ACKNOWLEDGE, DRIVER, DRIVER_OK, FEATURES_OK, NEEDS_RESET, VirtioFunction};
+use hostel::virtio::rig::{Request, Rig, Via};
 use hostel::virtio::vsock::Vsock;
+use hostel_fuzz::hostile::Script;
 use libfuzzer_sys::fuzz_target;
+use std::cell::RefCell;
 use std::collections::HashMap;
 use std::io::{Read, Write};
-use std::os::unix::net::{UnixListener, UnixStream};
+use std::os::fd::AsFd;
+use std::os::linux::net::SocketAddrExt;
+use std::os::unix::ffi::OsStrExt;
+use std::os::unix::net::{SocketAddr, UnixListener, UnixStream};
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 const ENTRIES: u16 = 16;
-const RINGS: [u64; 2] = [0x1000, 0x2000];
+const RINGS: [u64; 2] = [0x1000, 0x1200];
 const HEADERS: u64 = 0x8000;
 const DATA: u64 = 0x1_0000;
 const BUFFERS: u64 = 0x4_0000;
@@ -32,8 +38,19 @@ const BUFFER: u64 = 0x1000;
 /// Ports of the host at which somebody listens: from here on, so many.
 const PORT: u32 = 5;
 const LISTENERS: u32 = 3;
+/// Connections of the host's processes that packets may be of.
+const ASKED_MAX: usize = 3;
+/// Inputs after which the descriptors of this process are counted.
+const COUNTED: usize = 256;
 /// The device has done all that there is to do after so many turns.
 const TURNS: usize = 1000;
+
+/// Whose driver it is, and what it does.
+#[derive(Arbitrary, Debug)]
+enum Driver {
+    Own(Vec<Step>),
+    Kit(Script),
+}
 
 #[derive(Arbitrary, Debug)]
 enum Step {
@@ -94,11 +111,15 @@ struct Bench {
     queues: [DriverQueue; 2],
     path: PathBuf,
     _file: SocketFile,
+    /// The device's own listener, at which nobody waits when an input begins.
+    listener: UnixListener,
     processes: Vec<UnixStream>,
     /// By ports (host's, guest's).
     granted: HashMap<(u32, u32), Granted>,
     /// Chains were made available that are not as they should be.
     odd: bool,
+    /// Ports of the host's processes from which the guest was asked.
+    asked: Vec<u32>,
     /// Packets that may not be used yet, and where the next one's header goes.
     packets: u64,
     place: u64,
@@ -121,20 +142,41 @@ fn listeners() -> &'static [(UnixListener, SocketFile)] {
 impl Bench {
     fn new() -> Bench {
         let path = path();
-        // Those of the last input that nobody took.
-        listeners().iter().for_each(|(listener, _)| while listener.accept().is_ok() {});
         let (listener, file) = SocketFile::listen(&path).expect("the directory takes a socket");
-        let ram = Arc::new(GuestRam::new(&MemoryMap::new(MIB).expect("a size")).expect("RAM"));
-        let device = Box::new(Vsock::new(Exchange::new(listener, &path).expect("an epoll")));
-        let function = VirtioFunction::new(device, ram.clone(), Waker::new().expect("a waker")).expect("kicks");
+        let same = listener.try_clone().expect("a descriptor");
+        let (function, ram) = vsock(same, &path);
         let queues = RINGS.map(|base| DriverQueue::new(ram.clone(), base, ENTRIES));
-        let (processes, granted) = (Vec::new(), HashMap::new());
-        Bench { function, ram, queues, path, _file: file, processes, granted, odd: false, packets: 0, place: 0 }
+        Bench {
+            function,
+            ram,
+            queues,
+            path,
+            _file: file,
+            listener,
+            processes: Vec::new(),
+            granted: HashMap::new(),
+            odd: false,
+            asked: Vec::new(),
+            packets: 0,
+            place: 0,
+        }
+    }
+
+    /// Does what `steps` say. No process of the host is left from the input before.
+    fn run(&mut self, steps: &[Step]) {
+        self.processes.clear();
+        self.drive();
+        for listener in listeners().iter().map(|(listener, _)| listener).chain([&self.listener]) {
+            while listener.accept().is_ok() {}
+        }
+        (self.packets, self.place) = (0, 0);
+        steps.iter().take(64).for_each(|step| self.step(step));
+        self.works();
     }
 
     fn drive(&mut self) {
         self.function.set_status(0);
-        self.ram.write(RINGS[0], &[0; 0x2000]).expect("it is RAM");
+        self.ram.write(RINGS[0], &[0; 0x400]).expect("it is RAM");
         self.queues = RINGS.map(|base| DriverQueue::new(self.ram.clone(), base, ENTRIES));
         self.function.set_driver_features(self.function.features());
         self.function.set_status(ACKNOWLEDGE | DRIVER | FEATURES_OK);
@@ -144,6 +186,7 @@ impl Bench {
         }
         self.function.set_status(ACKNOWLEDGE | DRIVER | FEATURES_OK | DRIVER_OK);
         self.granted.clear();
+        self.asked.clear();
         self.odd = false;
     }
 
@@ -175,7 +218,11 @@ impl Bench {
             assert_eq!(written as usize, HEADER_BYTES + header.len as usize);
             assert_eq!((header.src_cid, header.dst_cid), (HOST_CID, GUEST_CID));
             let ports = (header.src_port, header.dst_port);
-            match Op::of(header.op).expect("an operation that there is") {
+            let op = Op::of(header.op).expect("an operation that there is");
+            if op == Op::Request && self.asked.len() < ASKED_MAX {
+                self.asked.push(header.src_port);
+            }
+            match op {
                 Op::Request | Op::Response => self.granted.entry(ports).or_default().got = 0,
                 Op::Data => {
                     let granted = self.granted.entry(ports).or_default();
@@ -219,7 +266,7 @@ impl Bench {
                 let host = match host % 8 {
                     0..4 => PORT + u32::from(host % 4),
                     4 => u32::MAX,
-                    other => (1 << 30) + u32::from(other),
+                    other => self.asked.get(usize::from(other - 5)).copied().unwrap_or(1 << 30),
                 };
                 let (src_cid, dst_cid) = cids.map_or((GUEST_CID, HOST_CID), |(from, to)| (from.into(), to.into()));
                 let header = Header {
@@ -245,7 +292,7 @@ impl Bench {
                 if let Ok(mut stream) = UnixStream::connect(&self.path) {
                     let line = says.clone().unwrap_or_else(|| format!("CONNECT {}\n", port % 4).into_bytes());
                     let _ = stream.write_all(&line);
-                    self.processes.push(stream);
+                    self.join(stream);
                 }
             }
             Step::Write(process, size) => self.with(*process, |process| {
@@ -279,17 +326,21 @@ impl Bench {
         }
         self.kick_and_serve();
         self.received();
-        for (listener, _) in listeners() {
+        let knocking: Vec<_> =
+            listeners().iter().map(|(token, _)| Interest { token, fd: token.as_fd(), output: false }).collect();
+        for listener in event_loop::wait(&knocking, Some(Duration::ZERO)).expect("poll(2)") {
             while let Ok((stream, _)) = listener.accept() {
-                self.processes.push(stream);
+                self.join(stream);
             }
-        }
-        for process in &self.processes {
-            process.set_nonblocking(true).expect("a socket can");
         }
         if self.function.status() & NEEDS_RESET != 0 {
             self.begin_anew();
         }
+    }
+
+    fn join(&mut self, process: UnixStream) {
+        process.set_nonblocking(true).expect("a socket can");
+        self.processes.push(process);
     }
 
     fn begin_anew(&mut self) {
@@ -352,13 +403,44 @@ impl Bench {
     }
 }
 
-fuzz_target!(|steps: Vec<Step>| {
-    let mut bench = Bench::new();
-    bench.drive();
-    for step in steps.iter().take(64) {
-        bench.step(step);
-    }
-    let descriptors = std::fs::read_dir("/proc/self/fd").expect("it is there").count();
-    assert!(descriptors < CONNECTIONS_MAX + 500, "{descriptors} descriptors");
-    bench.works();
+/// A device behind a listener whose name is `path`, and its RAM.
+fn vsock(listener: UnixListener, path: &Path) -> (VirtioFunction, Arc<GuestRam>) {
+    let ram = Arc::new(GuestRam::new(&MemoryMap::new(MIB).expect("a size")).expect("RAM"));
+    let device = Box::new(Vsock::new(Exchange::new(listener, path).expect("an epoll")));
+    let function = VirtioFunction::new(device, ram.clone(), Waker::new().expect("a waker")).expect("kicks");
+    (function, ram)
+}
+
+/// The device under the kit's driver, its ports' names leading to the same listeners.
+fn kit() -> Rig {
+    let path = path();
+    let nobody = UnixListener::bind_addr(&SocketAddr::from_abstract_name(path.as_os_str().as_bytes()).expect("short"));
+    let nobody = nobody.expect("nobody has the name");
+    nobody.set_nonblocking(true).expect("a socket can");
+    Rig::new(Box::new(Vsock::new(Exchange::new(nobody, &path).expect("an epoll"))), Via::Mmio)
+}
+
+/// A packet that resets a connection which there is not: nothing answers it (virtio 1.2 §5.10.6).
+fn reset() -> Request {
+    let header =
+        Header { src_cid: GUEST_CID, dst_cid: HOST_CID, kind: STREAM, op: Op::Reset as u16, ..Header::default() };
+    Request { queue: 1, readable: header.bytes().to_vec(), writable: 0 }
+}
+
+thread_local! {
+    static BENCHES: RefCell<(Bench, Rig, usize)> = RefCell::new((Bench::new(), kit(), 0));
+}
+
+fuzz_target!(|driver: Driver| {
+    BENCHES.with_borrow_mut(|(bench, kit, inputs)| {
+        match driver {
+            Driver::Own(steps) => bench.run(&steps),
+            Driver::Kit(script) => script.run(kit, &reset(), <[u8]>::is_empty),
+        }
+        *inputs += 1;
+        if inputs.is_multiple_of(COUNTED) {
+            let descriptors = std::fs::read_dir("/proc/self/fd").expect("it is there").count();
+            assert!(descriptors < CONNECTIONS_MAX + 500, "{descriptors} descriptors");
+        }
+    });
 });

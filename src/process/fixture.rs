@@ -13,7 +13,7 @@ use super::signal::handling::Handling;
 use super::space::{Place as At, Space};
 use super::stub;
 use super::syscall::call;
-use super::tables::{Rights, USER_END};
+use super::tables::{Rights, Trees, USER_END};
 use super::task::{Place, Reload, Task};
 use super::trace::Trace;
 use super::world::{FIRST_ID, Process, Rules, World};
@@ -73,29 +73,109 @@ const FRAME: u64 = 0x000f_ffff_ffff_f000;
 const ALL: Rights = Rights { read: true, write: true, execute: false };
 const READ: Rights = Rights { write: false, ..ALL };
 
-/// A machine with programs on it, and one that does nothing and must not notice the others.
-pub struct Bench {
-    world: Arc<World>,
-    tasks: Vec<Task>,
+/// A machine without programs, but for one that does nothing and must not notice the others. It serves any number of benches, one
+/// after the other.
+pub struct Machine {
+    frames: Arc<Frames>,
+    trees: Arc<Trees>,
     neighbour: Space,
     /// Ring 0's pages, as they were.
-    kernel: Vec<Vec<u8>>,
+    kernel: Vec<u8>,
+    /// Frames in use.
+    own: u64,
+}
+
+/// A machine with programs on it.
+pub struct Bench {
+    machine: Machine,
+    world: Arc<World>,
+    tasks: Vec<Task>,
+}
+
+impl Machine {
+    /// A machine of 4 MiB.
+    pub fn new() -> Machine {
+        let map = MemoryMap::new(MEMORY).expect("a machine may have so much");
+        let ram = Arc::new(GuestRam::new(&map).expect("the host has so much"));
+        let frames = Arc::new(Frames::new(ram, &map));
+        let trees = Arc::new(Trees::new(frames.clone()).expect("ring 0 fits"));
+        let mut neighbour = Space::new(frames.clone(), &trees).expect("a tree fits");
+        neighbour.map(At::Fixed(DATA), DATA_SIZE, ALL, Backing::Anonymous).expect("it is free");
+        neighbour.write(DATA, &[MARK; DATA_SIZE as usize]).expect("it is mapped");
+        let mut machine = Machine { own: frames.count().0, frames, trees, neighbour, kernel: Vec::new() };
+        for index in 0..stub::PAGES {
+            machine.kernel.extend(page(&machine.frames, machine.trees.kernel_page(index)));
+        }
+        machine
+    }
+
+    /// Asserts what holds at any time, `roots` being those of the programs: frames as `--mem` bounds them, and a page of a program leads
+    /// to none of a table, of ring 0, or of the neighbour.
+    fn check(&mut self, roots: BTreeSet<u64>) {
+        let (used, total) = self.frames.count();
+        assert!(used <= total && total == MEMORY / PAGE_SIZE);
+        let mut bytes = vec![0; DATA_SIZE as usize];
+        self.neighbour.read(DATA, &mut bytes).expect("it is mapped");
+        assert!(bytes.iter().all(|byte| *byte == MARK), "the neighbour's memory has changed");
+        let (mut taken, mut pages) = tree(&self.frames, self.neighbour.root());
+        taken.append(&mut pages);
+        for (index, was) in (0..).zip(self.kernel.chunks(PAGE_SIZE as usize)) {
+            let gpa = self.trees.kernel_page(index);
+            assert!(page(&self.frames, gpa) == was, "ring 0's pages have changed");
+            taken.insert(gpa);
+        }
+        let mut mapped = BTreeSet::new();
+        for root in roots {
+            let (mut tables, mut pages) = tree(&self.frames, root);
+            taken.append(&mut tables);
+            mapped.append(&mut pages);
+        }
+        assert!(taken.is_disjoint(&mapped), "a program can reach what is not its own");
+        assert!(mapped.iter().all(|frame| *frame < MEMORY), "a page leads out of RAM");
+    }
+
+    /// Asserts that each frame came back, but for those of tables, which are kept for the next program. These go too, so that the next
+    /// bench finds the machine as this one did.
+    fn recover(&mut self) {
+        let mut kept = BTreeSet::new();
+        loop {
+            let before = self.frames.count().0;
+            let Some(space) = Space::new(self.frames.clone(), &self.trees) else { break };
+            let (mut tables, pages) = tree(&self.frames, space.root());
+            assert!(pages.is_empty(), "a tree that nobody uses has pages");
+            kept.append(&mut tables);
+            // A space that is dropped gives its tree back to be used again, which cannot be once its frames are free.
+            std::mem::forget(space);
+            // That was a new tree: there are no more of those that were kept.
+            if self.frames.count().0 > before {
+                break;
+            }
+        }
+        self.frames.release(kept.into_iter().collect());
+        let used = self.frames.count().0;
+        assert_eq!(used, self.own, "frames are in use and nobody's, or were given away");
+    }
+}
+
+impl Default for Machine {
+    fn default() -> Machine {
+        Machine::new()
+    }
 }
 
 impl Bench {
     /// A machine whose programs see `root` as `/`; the first has the files below it open that are named here, from number 0 on.
     /// `traced`: each call is shown to nobody.
     pub fn new(root: &Path, allow_write: bool, traced: bool, open: &[(&str, OFlags)]) -> Bench {
-        let map = MemoryMap::new(MEMORY).expect("a machine may have so much");
-        let ram = Arc::new(GuestRam::new(&map).expect("the host has so much"));
+        Bench::on(Machine::new(), root, allow_write, traced, open)
+    }
+
+    /// [`Bench::new`] on a machine that there is already.
+    pub fn on(machine: Machine, root: &Path, allow_write: bool, traced: bool, open: &[(&str, OFlags)]) -> Bench {
         let root = Root::open(root, allow_write).expect("the root is there");
         let trace = traced.then(|| Trace::new(Box::new(std::io::sink())));
-        let world = World::new(ram, &map, root, Rules::default(), trace).expect("ring 0 fits");
-        let mut neighbour = Space::new(world.frames.clone(), &world.trees).expect("a tree fits");
-        neighbour.map(At::Fixed(DATA), DATA_SIZE, ALL, Backing::Anonymous).expect("it is free");
-        neighbour.write(DATA, &[MARK; DATA_SIZE as usize]).expect("it is mapped");
-        let mut bench = Bench { world: Arc::new(world), tasks: Vec::new(), neighbour, kernel: Vec::new() };
-        bench.kernel = bench.kernel_pages();
+        let world = World::over(machine.frames.clone(), machine.trees.clone(), root, Rules::default(), trace);
+        let mut bench = Bench { machine, world: Arc::new(world), tasks: Vec::new() };
         let first = bench.first(open);
         bench.world.processes.add(&first.process, first.id, 0);
         bench.tasks.push(first);
@@ -174,58 +254,24 @@ impl Bench {
         Some(answer)
     }
 
-    /// Asserts what holds at any time: frames as `--mem` bounds them, and a page of a program leads to none of a table, of ring 0, or
-    /// of the neighbour.
+    /// Asserts what holds at any time: a page of a program leads to none of a table, of ring 0, or of the neighbour, which stay as they
+    /// were, and no more frames are in use than `--mem` allows.
     ///
     /// # Panics
     /// It does not hold.
     pub fn check(&mut self) {
-        let frames = self.world.frames.clone();
-        let (used, total) = frames.count();
-        assert!(used <= total && total == MEMORY / PAGE_SIZE);
-        let mut bytes = vec![0; DATA_SIZE as usize];
-        self.neighbour.read(DATA, &mut bytes).expect("it is mapped");
-        assert!(bytes.iter().all(|byte| *byte == MARK), "the neighbour's memory has changed");
-        assert!(self.kernel == self.kernel_pages(), "ring 0's pages have changed");
-        let roots: BTreeSet<u64> = self.tasks.iter().map(|task| task.memory().root()).collect();
-        let (mut taken, mut pages) = tree(&frames, self.neighbour.root());
-        taken.append(&mut pages);
-        taken.extend((0..stub::PAGES).map(|index| self.world.trees.kernel_page(index)));
-        let mut mapped = BTreeSet::new();
-        for root in roots {
-            let (mut tables, mut pages) = tree(&frames, root);
-            taken.append(&mut tables);
-            mapped.append(&mut pages);
-        }
-        assert!(taken.is_disjoint(&mapped), "a program can reach what is not its own");
-        assert!(mapped.iter().all(|frame| *frame < MEMORY), "a page leads out of RAM");
+        self.machine.check(self.tasks.iter().map(|task| task.memory().root()).collect());
     }
 
-    /// Ends all programs and asserts that each frame came back, but for ring 0's and those of tables, which are kept for the next.
+    /// Ends all programs and asserts that each frame came back. Returns the machine.
     ///
     /// # Panics
     /// One is lost.
-    pub fn finish(mut self) {
+    pub fn finish(mut self) -> Machine {
         self.check();
         self.tasks.clear();
-        let frames = self.world.frames.clone();
-        drop(self.neighbour);
-        let (mut spaces, mut kept) = (Vec::new(), BTreeSet::new());
-        loop {
-            let before = frames.count().0;
-            let space = Space::new(frames.clone(), &self.world.trees);
-            let Some(space) = space.filter(|_| frames.count().0 == before) else { break };
-            kept.append(&mut tree(&frames, space.root()).0);
-            spaces.push(space);
-        }
-        drop(spaces);
-        // The last tree was a new one where there was room for it: it has a root and nothing else.
-        let fresh = frames.count().0 - (3 + stub::PAGES + kept.len() as u64);
-        assert!(fresh <= 1, "{fresh} frames are in use and nobody's");
-    }
-
-    fn kernel_pages(&self) -> Vec<Vec<u8>> {
-        (0..stub::PAGES).map(|index| page(&self.world.frames, self.world.trees.kernel_page(index))).collect()
+        self.machine.recover();
+        self.machine
     }
 }
 

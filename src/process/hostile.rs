@@ -1,12 +1,12 @@
 //! System calls of a hostile program, made of bytes: numbers from the table and beside it, arguments as each call wants them, and as none
-//! does. Used by the fuzz target and by a test of every day.
+//! does; and in between words that it writes where calls look for structures. Used by the fuzz target and by a test of every day.
 //!
 //! A handler is a place that is never executed: what comes back from it is a frame, its own or what stands elsewhere.
 //! Nothing waits: a call that would is asked without waiting where it can be, or else left out, which is looked up in the program's
 //! memory beforehand. Nothing grows: what makes a file long is cut to 1 MiB, or is so long that no file can be.
 //! Source: Linux `arch/x86/entry/syscalls/syscall_64.tbl`.
 
-use super::fixture::{Bench, DATA, DATA_SIZE, FORBIDDEN, HEAP, MAPPED_FILE, READ_ONLY, SHARED};
+use super::fixture::{Bench, DATA, DATA_SIZE, FORBIDDEN, HEAP, MAPPED_FILE, Machine, READ_ONLY, SHARED};
 use super::space::USER_START;
 use super::stub;
 use super::syscall::call::Arguments;
@@ -20,6 +20,8 @@ use std::path::{Path, PathBuf};
 
 /// Bytes of a call: the program, the number, and kind and value of six arguments.
 pub const CALL_SIZE: usize = 14;
+/// High bits of a call's first byte: the program makes none, but writes to its memory.
+const POKE: u8 = 0xe0;
 /// Most calls of an input.
 const CALLS_MAX: usize = 48;
 /// Longest time that is waited, in nanoseconds.
@@ -107,24 +109,27 @@ fn program() -> Vec<u8> {
     file
 }
 
-/// Does what `input` says below `root`, and asserts after each call that its answer is one that Linux could give, and at the end what
-/// [`Bench`] asserts.
+/// Does what `input` says below `root`, on `machine`, which is returned as it was. Asserts after each call that its answer is one that
+/// Linux could give, and at the end what [`Bench`] asserts.
 ///
 /// # Panics
 /// Something of it does not hold.
-pub fn run(root: &Path, input: &[u8]) {
-    // One that makes no call needs no machine either.
-    let Some((how, calls)) = input.split_first().filter(|(_, calls)| calls.len() >= CALL_SIZE) else { return };
+pub fn run(machine: Machine, root: &Path, input: &[u8]) -> Machine {
+    let Some((how, calls)) = input.split_first().filter(|(_, calls)| calls.len() >= CALL_SIZE) else { return machine };
     let open = [
         ("/file", OFlags::RDONLY),
         ("/directory", OFlags::RDONLY),
         ("/script", if how & 1 != 0 { OFlags::RDWR } else { OFlags::RDONLY }),
     ];
-    let mut bench = Bench::new(root, how & 1 != 0, how & 2 != 0, &open);
+    let mut bench = Bench::on(machine, root, how & 1 != 0, how & 2 != 0, &open);
     bench.task(0).map(prepare);
     for bytes in calls.chunks_exact(CALL_SIZE).take(CALLS_MAX) {
         let index = usize::from(bytes[0]);
         let Some(task) = bench.task(index) else { break };
+        if bytes[0] & 0xf0 == POKE {
+            poke(task, bytes);
+            continue;
+        }
         let (number, wanted) = decode(bytes);
         if number as i64 == libc::SYS_rt_sigreturn {
             // Behind the RET of a handler, or somewhere else.
@@ -143,7 +148,7 @@ pub fn run(root: &Path, input: &[u8]) {
             bench.check();
         }
     }
-    bench.finish();
+    bench.finish()
 }
 
 /// Puts into the program's memory what arguments point to.
@@ -164,6 +169,17 @@ fn prepare(task: &mut Task) {
         put(index * 64, path);
     }
     task.regs.rsp = end;
+}
+
+/// Writes a word of some form, or any, where calls look for structures.
+fn poke(task: &mut Task, bytes: &[u8]) {
+    const FORMS: [Form; 6] = [Form::Pointer, Form::Fd, Form::Number, Form::Size, Form::Signal, Form::Hex];
+    let offset = u64::from(u16::from_le_bytes([bytes[1], bytes[2]])) % (DATA_SIZE / 4 - 1) * 4;
+    let [kind, word] = [bytes[4], bytes[5]];
+    let raw = bytes[6..].first_chunk().map_or(0, |raw| u64::from_le_bytes(*raw));
+    let value = FORMS.get(usize::from(bytes[3] % 8)).map_or(raw, |form| value(*form, [kind, word]));
+    // The program may have unmapped it.
+    let _ = task.write(DATA + offset, &value.to_le_bytes());
 }
 
 fn decode(bytes: &[u8]) -> (u64, Arguments) {
@@ -322,7 +338,7 @@ mod tests {
             let _turn = TURN.lock();
             let outside = Scratch::new("hostile");
             let root = fill(&outside.0).unwrap();
-            run(&root, &input);
+            run(Machine::new(), &root, &input);
             prop_assert_eq!(std::fs::read(outside.0.join("secret")).unwrap(), b"secret");
             prop_assert_eq!(std::fs::read_dir(&outside.0).unwrap().count(), 2, "nothing is made outside");
         }

@@ -9,9 +9,9 @@
 
 use super::frames::Frames;
 use super::stub;
-use crate::arch::layout::PAGE_SIZE;
 use crate::arch::paging::{ACCESSED, DIRTY, NO_EXECUTE, PRESENT, USER, WRITABLE};
 use crate::bus::bus::lock;
+use std::ops::Range;
 use std::sync::{Arc, Mutex};
 
 /// First address that no program can map: a page below the end of the lower half, as Linux has it.
@@ -154,36 +154,44 @@ impl Tables {
 
     /// Shows each page of `start..end`, with where its entry stands and its address.
     pub fn for_each(&self, start: u64, end: u64, mut seen: impl FnMut(&Trees, u64, u64, Page)) {
-        let mut address = start;
-        while address < end {
-            let (table, size) = self.last_table(address);
-            let next = (address / size + 1) * size;
-            if let Some(table) = table {
-                for at in (address..next.min(end)).step_by(PAGE_SIZE as usize) {
-                    let entry = table + (at >> 12 & 0x1ff) * 8;
-                    if let Some(page) = page(self.trees.read(entry)) {
-                        seen(&self.trees, entry, at, page);
-                    }
-                }
-            }
-            address = next;
-        }
+        self.descend(self.root, 39, 0, &(start..end), &mut seen);
     }
 
-    /// The last level's table for `address`, and how many bytes it covers; without one, how many bytes have none.
-    fn last_table(&self, address: u64) -> (Option<u64>, u64) {
-        let mut table = self.root;
-        for shift in [39, 30, 21] {
-            match self.trees.read(table + (address >> shift & 0x1ff) * 8) {
-                entry if entry & PRESENT != 0 => table = entry & ADDRESS,
-                _ => return (None, 1 << shift),
+    /// Shows the pages of `range` below a table for the addresses from `base` on, of which an entry stands for `1 << shift`. A table is read
+    /// in one piece, for most entries of most tables say nothing.
+    fn descend(
+        &self,
+        table: u64,
+        shift: u32,
+        base: u64,
+        range: &Range<u64>,
+        seen: &mut impl FnMut(&Trees, u64, u64, Page),
+    ) {
+        let end = range.end.min(base + (512 << shift));
+        let Some(bytes) = end.checked_sub(base) else { return };
+        let first = range.start.saturating_sub(base) >> shift;
+        let mut entries = [[0; 8]; 512];
+        let Some(entries) = entries.get_mut(first as usize..bytes.div_ceil(1 << shift) as usize) else { return };
+        self.trees.frames.ram().read(table + first * 8, entries.as_flattened_mut()).expect("a table is RAM");
+        for (index, entry) in (first..).zip(entries.iter().map(|bytes| u64::from_le_bytes(*bytes))) {
+            let address = base + (index << shift);
+            if shift > 12 {
+                if entry & PRESENT != 0 {
+                    self.descend(entry & ADDRESS, shift - 9, address, range, seen);
+                }
+            } else if let Some(page) = page(entry) {
+                seen(&self.trees, table + index * 8, address, page);
             }
         }
-        (Some(table), 1 << 21)
     }
 
     fn entry(&self, address: u64) -> Option<u64> {
-        Some(self.last_table(address).0? + (address >> 12 & 0x1ff) * 8)
+        let mut table = self.root;
+        for shift in [39, 30, 21] {
+            let entry = self.trees.read(table + (address >> shift & 0x1ff) * 8);
+            table = (entry & PRESENT != 0).then_some(entry & ADDRESS)?;
+        }
+        Some(table + (address >> 12 & 0x1ff) * 8)
     }
 
     fn make_entry(&self, address: u64) -> Option<u64> {

@@ -148,7 +148,12 @@ impl World {
     pub fn new(ram: Arc<GuestRam>, map: &MemoryMap, root: Root, rules: Rules, trace: Option<Trace>) -> Option<World> {
         let frames = Arc::new(Frames::new(ram, map));
         let trees = Arc::new(Trees::new(frames.clone())?);
-        Some(World {
+        Some(World::over(frames, trees, root, rules, trace))
+    }
+
+    /// A world that begins on frames and ring 0's pages that there are already.
+    pub fn over(frames: Arc<Frames>, trees: Arc<Trees>, root: Root, rules: Rules, trace: Option<Trace>) -> World {
+        World {
             frames,
             trees,
             root,
@@ -160,7 +165,7 @@ impl World {
             start: Instant::now(),
             unknown: Mutex::default(),
             reason: Mutex::default(),
-        })
+        }
     }
 
     /// Counts a call that is not known.

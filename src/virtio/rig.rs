@@ -26,8 +26,8 @@ pub const RAM: u64 = MIB;
 pub const ENTRIES: u16 = 16;
 /// Where the rings of queue 0 are; those of each further one [`RINGS_STEP`] behind it.
 pub const RINGS: u64 = 0x1000;
-/// Bytes from the rings of one queue to those of the next.
-pub const RINGS_STEP: u64 = 0x1000;
+/// Bytes from the rings of one queue to those of the next: as many as they take.
+pub const RINGS_STEP: u64 = 0x200;
 /// Where [`Rig::ask`] puts what the device reads.
 pub const READABLE: u64 = 0x4_0000;
 /// Where [`Rig::ask`] has the device write.

@@ -3,7 +3,7 @@
 use crate::devices::{ROWS, Row};
 use crate::{answers, on_each, rig, works};
 use hostel::memory::ram::GuestRam;
-use hostel::virtio::rig::{BOTH, ENTRIES, RAM, READABLE, RINGS, Rig, WRITABLE};
+use hostel::virtio::rig::{BOTH, ENTRIES, RAM, READABLE, RINGS, RINGS_STEP, Rig, WRITABLE};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
@@ -109,7 +109,7 @@ fn flip(row: &Row, words: Words) {
     let queue = (row.good)().queue as u64;
     let flips = move |ram: &GuestRam, number: u64| {
         let at = match words {
-            Words::Rings if number & 1 == 0 => RINGS + queue * 0x1000 + number / 2 % (26 * u64::from(ENTRIES)),
+            Words::Rings if number & 1 == 0 => RINGS + queue * RINGS_STEP + number / 2 % (26 * u64::from(ENTRIES)),
             _ => READABLE + number / 2 % 64,
         };
         ram.write(at, &[(number >> 40) as u8]).unwrap();

@@ -9,6 +9,7 @@ use super::buffers::HostBuffers;
 use super::delay::Delayed;
 use super::engine::{self, Call, Done, Engine, Operation, Store};
 use super::image::{Access, DiskError, DiskFormat, Image, SECTOR};
+use super::inline::Inline;
 use super::overlay::Layer;
 use super::threads::Threads;
 use crate::backend::rate::Rates;
@@ -46,6 +47,8 @@ pub struct DiskOptions {
     pub delay: Duration,
     /// What its user lets through of the guest's requests.
     pub rates: Rates,
+    /// Whether each operation is done where it is begun, on the caller's thread: for tests and fuzzing.
+    pub inline: bool,
 }
 
 /// What a guest asks of a disk.
@@ -159,6 +162,7 @@ impl<T> Disk<T> {
             _ => None,
         };
         let engine = match options.format {
+            _ if options.inline => Inline::new().map(|inline| Box::new(inline) as Box<dyn Engine>),
             DiskFormat::Raw => engine::best(depth),
             DiskFormat::Qcow2 => Threads::new(1).map(|threads| Box::new(threads) as Box<dyn Engine>),
         };

@@ -106,6 +106,7 @@ pub fn best(depth: u16) -> io::Result<Box<dyn Engine>> {
 
 #[cfg(test)]
 mod tests {
+    use super::super::inline::Inline;
     use super::*;
     use crate::arch::layout::MIB;
     use crate::memory::map::{GuestRange, MemoryMap};
@@ -169,6 +170,11 @@ mod tests {
     #[test]
     fn threads_move_bytes() {
         moves_bytes(&mut Threads::new(4).unwrap());
+    }
+
+    #[test]
+    fn the_callers_thread_moves_bytes() {
+        moves_bytes(&mut Inline::new().unwrap());
     }
 
     #[test]

@@ -7,6 +7,7 @@ pub mod delay;
 pub mod disk;
 pub mod engine;
 pub mod image;
+pub mod inline;
 pub mod overlay;
 pub mod qcow2;
 pub mod qcow2_header;

@@ -97,7 +97,7 @@ fn work_off(queue: &Mutex<Receiver<Operation>>, done: &Sender<Done>, ready: &Wak
 }
 
 /// Brings an image's tables to the file before what changed them is acknowledged, so that it outlives this process as in a raw image.
-fn settle(image: &Qcow2, results: &mut [Done]) {
+pub(super) fn settle(image: &Qcow2, results: &mut [Done]) {
     if let Err(error) = image.settle() {
         results.iter_mut().for_each(|(_, result)| *result = Err(io::Error::new(error.kind(), error.to_string())));
     }
