@@ -95,7 +95,8 @@ Examples:
 
 The status is the program's own; 128 + N when signal N ended it, 127 when it is not
 there, 126 when it cannot be executed, 125 when Hostel or the machine failed, 124
-when the deadline passed.";
+when the deadline passed. Ctrl-C ends it; a program that handles SIGINT gets the
+first, and the second within a second ends it all the same.";
 
 const TRACE_EXAMPLES: &str = "\
 Examples:

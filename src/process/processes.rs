@@ -20,6 +20,8 @@ use std::time::{Duration, Instant};
 const ID_MAX: i32 = 32_768;
 /// Number of nobody, whose children those of ended processes become.
 const NOBODY: i32 = 1;
+/// How often timers fire at most, whatever their intervals.
+const TIMERS_STEP: Duration = Duration::from_micros(100);
 /// How long a thread has to notice before it is told again.
 const PATIENCE: Duration = Duration::from_millis(2);
 
@@ -266,6 +268,7 @@ impl Processes {
                 table.processes.get(process).iter().for_each(|entry| entry.process.signalled.notify_all());
                 count += 1;
             }
+            let timer = timer.map(|timer| timer.max(now + TIMERS_STEP));
             let next = [deadline, timer].into_iter().flatten().min();
             let mut limit = next.map_or(Duration::from_secs(3600), |next| next.saturating_duration_since(now));
             if count > 0 {

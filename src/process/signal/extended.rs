@@ -67,7 +67,7 @@ impl Layout {
 
     /// Bytes in a frame.
     pub fn frame_size(&self) -> usize {
-        self.size + if self.is_extended() { 4 } else { 0 }
+        self.size + 4
     }
 }
 
@@ -94,19 +94,18 @@ pub fn initial() -> Vec<u8> {
 
 /// What of `state`, which the vCPU gave, goes into a frame.
 pub fn to_frame(state: &[u8], layout: Layout) -> Vec<u8> {
-    let mut frame = state[..layout.size].to_vec();
+    let (mut frame, size) = (state[..layout.size].to_vec(), layout.size as u32);
     frame[SOFTWARE..LEGACY_SIZE].fill(0);
+    put(&mut frame, SOFTWARE, &MAGIC.to_le_bytes());
+    put(&mut frame, SOFTWARE + 4, &(size + 4).to_le_bytes());
+    put(&mut frame, SOFTWARE + 8, &layout.states.to_le_bytes());
+    put(&mut frame, SOFTWARE + 16, &size.to_le_bytes());
     if layout.is_extended() {
-        let size = layout.size as u32;
-        put(&mut frame, SOFTWARE, &MAGIC.to_le_bytes());
-        put(&mut frame, SOFTWARE + 4, &(size + 4).to_le_bytes());
-        put(&mut frame, SOFTWARE + 8, &layout.states.to_le_bytes());
-        put(&mut frame, SOFTWARE + 16, &size.to_le_bytes());
         // A handler that changes the legacy area means it, whether it was in use or not.
         let present = long(&frame, PRESENT) | X87 | SSE;
         put(&mut frame, PRESENT, &present.to_le_bytes());
-        frame.extend(MAGIC_END.to_le_bytes());
     }
+    frame.extend(MAGIC_END.to_le_bytes());
     frame
 }
 
@@ -208,7 +207,7 @@ mod tests {
         assert_eq!((frame.len(), word(&frame, 832), word(&frame, SOFTWARE)), (836, MAGIC_END, MAGIC));
         assert_eq!(back(&frame), Some(state()));
         let plain = Layout::new(0, |_| (0, 0));
-        assert_eq!((plain.frame_size(), to_frame(&state(), plain).len()), (512, 512));
+        assert_eq!((plain.frame_size(), to_frame(&state(), plain).len()), (516, 516));
     }
 
     #[test]

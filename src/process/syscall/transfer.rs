@@ -55,7 +55,7 @@ pub fn preadv(task: &mut Task, [fd, vectors, count, offset, ..]: Arguments) -> A
 /// write(2).
 pub fn write(task: &mut Task, [fd, address, count, ..]: Arguments) -> Answer {
     let file = writable(task, fd)?;
-    drain(task, &[(address, count)], |buffer, _| rustix::io::write(file.fd(), buffer))
+    drain(task, &file, &[(address, count)], |buffer, _| rustix::io::write(file.fd(), buffer))
 }
 
 /// pwrite64(2).
@@ -63,14 +63,14 @@ pub fn pwrite(task: &mut Task, [fd, address, count, offset, ..]: Arguments) -> A
     let start = position(offset)?;
     seekable(task, fd)?;
     let file = writable(task, fd)?;
-    drain(task, &[(address, count)], |buffer, done| rustix::io::pwrite(file.fd(), buffer, start + done))
+    drain(task, &file, &[(address, count)], |buffer, done| rustix::io::pwrite(file.fd(), buffer, start + done))
 }
 
 /// writev(2).
 pub fn writev(task: &mut Task, [fd, vectors, count, ..]: Arguments) -> Answer {
     let file = writable(task, fd)?;
     let pieces = pieces(task, vectors, count)?;
-    drain(task, &pieces, |buffer, _| rustix::io::write(file.fd(), buffer))
+    drain(task, &file, &pieces, |buffer, _| rustix::io::write(file.fd(), buffer))
 }
 
 /// pwritev(2).
@@ -79,7 +79,7 @@ pub fn pwritev(task: &mut Task, [fd, vectors, count, offset, ..]: Arguments) -> 
     seekable(task, fd)?;
     let file = writable(task, fd)?;
     let pieces = pieces(task, vectors, count)?;
-    drain(task, &pieces, |buffer, done| rustix::io::pwrite(file.fd(), buffer, start + done))
+    drain(task, &file, &pieces, |buffer, done| rustix::io::pwrite(file.fd(), buffer, start + done))
 }
 
 /// lseek(2).
@@ -207,7 +207,12 @@ fn fill(
 }
 
 /// Hands pieces of a program's memory to `write`, which is told how many bytes went before.
-fn drain(task: &mut Task, pieces: &[Piece], mut write: impl FnMut(&[u8], u64) -> Result<usize, Errno>) -> Answer {
+fn drain(
+    task: &mut Task,
+    file: &OpenFile,
+    pieces: &[Piece],
+    mut write: impl FnMut(&[u8], u64) -> Result<usize, Errno>,
+) -> Answer {
     let wanted = wanted(pieces)?;
     let mut buffer = vec![0; (wanted as usize).min(CHUNK)];
     let mut done = 0;
@@ -227,10 +232,16 @@ fn drain(task: &mut Task, pieces: &[Piece], mut write: impl FnMut(&[u8], u64) ->
             Err(error) => return Err(error),
         };
         done += count as u64;
-        if count < chunk || done == wanted {
+        // A pipe takes all, unless a signal comes; whoever took Hostel out of the write may have come late, for one that is dealt with.
+        let goes_on = || is_pipe(file) && !task.is_interrupted();
+        if done == wanted || (count < chunk && !goes_on()) {
             return Ok(done);
         }
     }
+}
+
+fn is_pipe(file: &OpenFile) -> bool {
+    fstat(file.fd()).is_ok_and(|stat| FileType::from_raw_mode(stat.st_mode) == FileType::Fifo)
 }
 
 /// The parts of `pieces` that `size` bytes from byte `skip` on lie in.
