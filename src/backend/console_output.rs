@@ -17,7 +17,7 @@ const GATHER: Duration = Duration::from_millis(1);
 
 /// The same while output keeps coming, as a Linux kernel's log does: each wake takes the processor from a guest that has one
 /// with us in common.
-const GATHER_MORE: Duration = Duration::from_millis(8);
+const GATHER_MORE: Duration = Duration::from_millis(16);
 
 /// Without output for this long, the guest has paused: what stands at the end is a prompt.
 const PAUSE: Duration = Duration::from_millis(50);
