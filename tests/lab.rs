@@ -61,8 +61,8 @@ fn run(arguments: Arguments) -> Result<i32> {
     if minimal.exists() {
         image.add(&minimal)?;
     }
-    // So have tests/windows.rs and tests/dos.rs, which find no compiler and no assembler in the lab.
-    for folder in ["windows", "dos"].map(|name| Path::new(HOSTEL).with_file_name(name)) {
+    // So have tests/windows.rs and others, which find no compiler and no assembler in the lab.
+    for folder in ["windows", "dos", "programs"].map(|name| Path::new(HOSTEL).with_file_name(name)) {
         if folder.exists() {
             image.add(&folder)?;
         }

@@ -5,32 +5,13 @@
 #[allow(dead_code, reason = "each test program uses its part")]
 mod common;
 
-use common::hostel::{Finished, PROGRAM, finish, hostel};
+use common::hostel::{PROGRAM, finish, hostel};
 use common::kvm;
+use common::programs::{alike, busybox, static_c};
 use common::scratch::Scratch;
 use std::io::{BufRead, BufReader};
 use std::os::unix::process::ExitStatusExt;
 use std::process::{Command, Stdio};
-
-/// A static program of many names.
-fn busybox() -> Option<&'static str> {
-    let found = ["/usr/bin/busybox", "/bin/busybox"].into_iter().find(|path| std::path::Path::new(path).exists());
-    if found.is_none() {
-        kvm::skip("busybox-static is not installed");
-    }
-    found
-}
-
-/// Runs a program with and without Hostel, `input` on its standard input, and compares.
-fn alike(words: &[&str], input: &str) -> Finished {
-    let mut native = Command::new(words[0]);
-    native.args(&words[1..]);
-    let native = finish(native, input);
-    let hosted = hostel(&[&["exec", "--"], words].concat(), input);
-    assert_eq!(hosted.stdout, native.stdout, "{words:?}: {}", hosted.stderr);
-    assert_eq!(hosted.status, native.status, "{words:?}: {}", hosted.stderr);
-    hosted
-}
 
 #[test]
 fn busybox_does_what_it_does_natively() {
@@ -262,17 +243,6 @@ fn random_calls_give_what_they_give_natively() {
         assert_eq!((differs, native.status), (None, hosted.status), "seed {seed}: {}", hosted.stderr);
         assert_eq!(native.stdout.len(), hosted.stdout.len(), "seed {seed}");
     }
-}
-
-/// Builds a static program of C; `None` where there is no compiler.
-fn static_c(scratch: &Scratch, name: &str, flags: &[&str], source: &str) -> Option<String> {
-    let (path, file) = (scratch.join(name), scratch.file(&format!("{name}.c"), source.as_bytes()));
-    let built = Command::new("cc").args(["-O1", "-w", "-o", &path, &file]).args(flags).status();
-    if built.is_ok_and(|status| status.success()) {
-        return Some(path);
-    }
-    kvm::skip("no C compiler that links statically");
-    None
 }
 
 const FAULTS: &str = r#"

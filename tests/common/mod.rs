@@ -8,6 +8,7 @@ pub mod kvm;
 pub mod lab;
 pub mod lab_image;
 pub mod linux_guest;
+pub mod programs;
 pub mod scratch;
 pub mod session;
 pub mod site;
