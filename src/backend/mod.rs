@@ -31,6 +31,7 @@ pub mod send_text;
 pub mod share;
 pub mod signals;
 pub mod socket_file;
+pub mod socket_options;
 pub mod stream_pattern;
 pub mod terminal;
 pub mod timer;

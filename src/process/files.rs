@@ -4,11 +4,13 @@
 //! and fork(2) share is shared by reference.
 //! Sources: open(2), dup(2), fcntl(2).
 
+use super::watches::Watches;
+use crate::bus::bus::lock;
 use rustix::fs::{Mode, OFlags};
 use rustix::io::Errno;
 use std::collections::BTreeMap;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
-use std::sync::Arc;
+use std::sync::{Arc, Mutex};
 
 /// Most descriptors of a process: its RLIMIT_NOFILE.
 pub const FILES_MAX: i32 = 1024;
@@ -16,28 +18,53 @@ pub const FILES_MAX: i32 = 1024;
 /// An open file description.
 pub struct OpenFile {
     fd: OwnedFd,
-    /// Whether it was opened by a path, below the root.
-    pub named: bool,
+    /// Whether it leads to something of the host's: it was opened by a path, or was open at the start. What a program makes is its own.
+    pub of_host: bool,
     /// Whether it was opened to be read.
     pub readable: bool,
     /// Whether it was opened to be written.
     pub writable: bool,
+    /// What it watches, where it is an epoll file.
+    pub watches: Watches,
+    /// Further descriptors of it by which epoll files watch it.
+    aliases: Mutex<Vec<Arc<OwnedFd>>>,
 }
 
 impl OpenFile {
     /// What the host opened.
-    pub fn new(fd: OwnedFd, named: bool) -> Arc<OpenFile> {
+    pub fn new(fd: OwnedFd, of_host: bool) -> Arc<OpenFile> {
         let flags = rustix::fs::fcntl_getfl(&fd).unwrap_or(OFlags::PATH);
         let has = |mode: OFlags| {
             !flags.contains(OFlags::PATH) && (flags & OFlags::RWMODE == mode || flags.contains(OFlags::RDWR))
         };
         let (readable, writable) = (has(OFlags::RDONLY), has(OFlags::WRONLY));
-        Arc::new(OpenFile { fd, named, readable, writable })
+        Arc::new(OpenFile { fd, of_host, readable, writable, watches: Watches::default(), aliases: Mutex::default() })
     }
 
     /// The host's descriptor.
     pub fn fd(&self) -> BorrowedFd<'_> {
         self.fd.as_fd()
+    }
+
+    /// One more descriptor of it, which goes with it.
+    ///
+    /// # Errors
+    /// What the host says.
+    pub fn add_alias(&self) -> Result<Arc<OwnedFd>, Errno> {
+        let alias = Arc::new(rustix::io::fcntl_dupfd_cloexec(&self.fd, 3)?);
+        lock(&self.aliases).push(alias.clone());
+        Ok(alias)
+    }
+
+    /// That descriptor is not needed any more.
+    pub fn drop_alias(&self, alias: &Arc<OwnedFd>) {
+        lock(&self.aliases).retain(|other| !Arc::ptr_eq(other, alias));
+    }
+
+    /// How many there are.
+    #[cfg(test)]
+    pub fn aliases(&self) -> usize {
+        lock(&self.aliases).len()
     }
 
     /// Up to `size` bytes from `offset` on; fewer at the end, none where the host cannot read.
@@ -97,7 +124,7 @@ impl Files {
         let streams = [rustix::stdio::stdin(), rustix::stdio::stdout(), rustix::stdio::stderr()];
         for (number, stream) in (0..).zip(streams) {
             if let Ok(fd) = rustix::io::fcntl_dupfd_cloexec(stream, 3) {
-                files.put(number, Descriptor { file: OpenFile::new(fd, false), close_on_exec: false });
+                files.put(number, Descriptor { file: OpenFile::new(fd, true), close_on_exec: false });
             }
         }
         files

@@ -53,7 +53,9 @@ const TIMES: u64 = 0x480;
 const POLLS: u64 = 0x500;
 const TEXTS: u64 = 0x580;
 const NUMBERS: u64 = 0x600;
+const ADDRESS: u64 = 0x640;
 const ACTION: u64 = 0x680;
+const MESSAGE: u64 = 0x700;
 
 /// Combinations of flags that some call knows.
 const FLAGS: [u64; 31] = [
@@ -165,6 +167,9 @@ fn prepare(task: &mut Task) {
     words(NUMBERS, &[0, 1, i64::MAX as u64, u64::MAX, 4096, 0x7fff_ffff]);
     // A handler on the alternate stack, if there is one, that is told all and may be interrupted.
     words(ACTION, &[DATA, 0x4c00_0004, DATA + 64, 0]);
+    put(ADDRESS, b"\x01\0/socket\0\0\0\0\0\0");
+    words(MESSAGE, &[DATA + ADDRESS, 9, DATA + VECTORS, 3, DATA + NUMBERS, 0, 0, 0]);
+    words(MESSAGE + 64, &[0, 0, DATA + VECTORS, 1, DATA + NUMBERS, 32, 0, 0]);
     for (index, path) in (0..).zip(PATHS) {
         put(index * 64, path);
     }
@@ -206,13 +211,19 @@ fn value(form: Form, [kind, value]: [u8; 2]) -> u64 {
             Form::At => small % 6,
             Form::Path => DATA + small % 16 * 64,
             Form::Time => DATA + TIMES + small % 5 * 16,
-            Form::Pointer | Form::In | Form::Out | Form::OutText => pointer(value, u64::from(kind & 15)),
+            Form::Pointer | Form::In | Form::Out | Form::OutText | Form::Address => {
+                pointer(value, u64::from(kind & 15))
+            }
             Form::OpenFlags => OPEN_FLAGS[usize::from(value) % OPEN_FLAGS.len()] as u64,
             Form::Ioctl => REQUESTS[usize::from(value) % REQUESTS.len()],
             Form::Size | Form::Number if kind & 1 != 0 => edge(value) & SIZE_MAX,
             Form::Mode => small | 0o400,
             Form::Prot | Form::Whence | Form::Signal | Form::Clock | Form::AccessMode | Form::Fcntl => small % 70,
-            Form::Hex | Form::MapFlags | Form::AtFlags => of(&FLAGS),
+            Form::Hex | Form::MapFlags | Form::AtFlags | Form::SocketKind | Form::MessageFlags => of(&FLAGS),
+            // Most are of the one that needs no leave.
+            Form::Family => {
+                [libc::AF_UNIX, libc::AF_UNIX, libc::AF_INET, libc::AF_NETLINK][usize::from(value % 4)] as u64
+            }
             Form::Size | Form::Number => small,
         },
     }
@@ -232,7 +243,8 @@ fn edge(value: u8) -> u64 {
 
 /// An address in one of the mappings, at its end, or where there is none.
 fn pointer(which: u8, offset: u64) -> u64 {
-    let inner = [0, 1, 4, 8, 64, 0x100, VECTORS, TIMES, TIMES + 16, POLLS, TEXTS, NUMBERS, 0xff8, 0xffc, 0xfff, ACTION];
+    let inner =
+        [0, 1, 4, 8, ADDRESS, MESSAGE, VECTORS, TIMES, TIMES + 16, POLLS, TEXTS, NUMBERS, 0xff8, 0xffc, 0xfff, ACTION];
     let offset = inner[offset as usize % inner.len()];
     let bases = [
         DATA,
@@ -289,6 +301,15 @@ fn tame(task: &Task, mut number: u64, mut arguments: Arguments) -> Option<(u64, 
         // A pipe that is full or empty says so.
         libc::SYS_pipe => (number, *b) = (libc::SYS_pipe2 as u64, libc::O_NONBLOCK as u64),
         libc::SYS_pipe2 => set(b, libc::O_NONBLOCK),
+        libc::SYS_socket | libc::SYS_socketpair => set(b, libc::SOCK_NONBLOCK),
+        libc::SYS_accept => (number, *d) = (libc::SYS_accept4 as u64, libc::SOCK_NONBLOCK as u64),
+        libc::SYS_accept4 => set(d, libc::SOCK_NONBLOCK),
+        libc::SYS_eventfd => (number, *b) = (libc::SYS_eventfd2 as u64, libc::EFD_NONBLOCK as u64),
+        libc::SYS_eventfd2 | libc::SYS_timerfd_create => set(b, libc::EFD_NONBLOCK),
+        libc::SYS_sendmsg | libc::SYS_recvmsg => set(c, libc::MSG_DONTWAIT),
+        libc::SYS_sendto | libc::SYS_recvfrom | libc::SYS_sendmmsg | libc::SYS_recvmmsg => set(d, libc::MSG_DONTWAIT),
+        libc::SYS_epoll_wait | libc::SYS_epoll_pwait => *d &= 1,
+        libc::SYS_epoll_pwait2 if !is_short(task, *d, 1) => return None,
         libc::SYS_fcntl if *b as i32 == libc::F_SETFL => set(c, libc::O_NONBLOCK),
         libc::SYS_ioctl if *b == libc::FIONBIO => return None,
         libc::SYS_fallocate => [c, d].into_iter().for_each(cut),

@@ -28,6 +28,10 @@ pub struct ExecConfig {
     #[arg(long)]
     pub allow_write: bool,
 
+    /// Let its sockets reach the host's networks and the host's own sockets; without, those of its own machine
+    #[arg(long)]
+    pub allow_net: bool,
+
     /// Print each system call, library call of a program for Windows or function of DOS, as strace does, on standard error
     #[arg(long)]
     pub trace: bool,
@@ -57,7 +61,8 @@ impl ExecConfig {
 
     /// Which calls are possible.
     pub fn rules(&self) -> Rules {
-        Rules { denied: self.deny.iter().copied().collect(), allowed: self.allow.iter().copied().collect() }
+        let (denied, allowed) = (self.deny.iter().copied().collect(), self.allow.iter().copied().collect());
+        Rules { denied, allowed, net: self.allow_net }
     }
 }
 

@@ -182,18 +182,28 @@ pub fn run(config: &ExecConfig) -> Result<Finished, ExecError> {
         }
     };
     said.extend(unknown(&world));
+    said.extend(refused(&world));
     Ok(Finished { status, said, signal })
 }
 
 /// A line about the calls that were not known.
 fn unknown(world: &World) -> Option<String> {
-    let calls = world.unknown();
-    let word = |(number, count): &(u64, u64)| {
-        let name = names::name(*number).map_or_else(|| format!("number {number}"), str::to_owned);
-        if *count == 1 { name } else { format!("{name} ({count} times)") }
-    };
-    let words: Vec<_> = calls.iter().map(word).collect();
-    (!words.is_empty()).then(|| format!("system calls that are not supported and got ENOSYS: {}", words.join(", ")))
+    let name = |number| names::name(number).map_or_else(|| format!("number {number}"), str::to_owned);
+    let calls = world.unknown().into_iter().map(|(number, count)| (name(number), count));
+    listed("system calls that are not supported and got ENOSYS", calls)
+}
+
+/// A line about what sockets were not allowed.
+fn refused(world: &World) -> Option<String> {
+    let what = world.sockets.refused().into_iter().map(|(what, count)| (what.words().to_owned(), count));
+    listed("refused with EACCES, since --allow-net was not given", what)
+}
+
+/// What was met and how often, behind a word about it; nothing where it was not.
+fn listed(about: &str, what: impl Iterator<Item = (String, u64)>) -> Option<String> {
+    let word = |(name, count)| if count == 1 { name } else { format!("{name} ({count} times)") };
+    let words: Vec<_> = what.map(word).collect();
+    (!words.is_empty()).then(|| format!("{about}: {}", words.join(", ")))
 }
 
 /// The thread of a process that has no program yet.

@@ -3,6 +3,7 @@
 //! Differences: structures are shown as addresses, and a call that waits is shown when it has returned.
 //! Source: strace(1).
 
+use super::syscall::address::Address;
 use super::syscall::call::{Answer, Arguments};
 use super::syscall::names;
 use super::syscall::table::{self, Form, Row};
@@ -54,6 +55,22 @@ const MAP: Names = &[
     (0x8000, "MAP_POPULATE"),
     (0x2_0000, "MAP_STACK"),
     (0x10_0000, "MAP_FIXED_NOREPLACE"),
+];
+const SOCKET_KINDS: Names = &[(0o2_000_000, "SOCK_CLOEXEC"), (0o4000, "SOCK_NONBLOCK")];
+const FAMILIES: Names = &[(0, "AF_UNSPEC"), (1, "AF_UNIX"), (2, "AF_INET"), (10, "AF_INET6"), (16, "AF_NETLINK")];
+const SOCKETS: &[&str] = &["0", "SOCK_STREAM", "SOCK_DGRAM", "SOCK_RAW", "4", "SOCK_SEQPACKET"];
+const MESSAGE: Names = &[
+    (0x1, "MSG_OOB"),
+    (0x2, "MSG_PEEK"),
+    (0x4, "MSG_DONTROUTE"),
+    (0x20, "MSG_TRUNC"),
+    (0x40, "MSG_DONTWAIT"),
+    (0x80, "MSG_EOR"),
+    (0x100, "MSG_WAITALL"),
+    (0x2000, "MSG_ERRQUEUE"),
+    (0x4000, "MSG_NOSIGNAL"),
+    (0x8000, "MSG_MORE"),
+    (0x4000_0000, "MSG_CMSG_CLOEXEC"),
 ];
 const ACCESS: Names = &[(4, "R_OK"), (2, "W_OK"), (1, "X_OK")];
 const CLOCKS: &[&str] = &[
@@ -168,6 +185,7 @@ impl Trace {
                 Form::Path => Some(path(task, value)),
                 Form::In => Some(bytes(task, value, arguments[(index + 1).min(5)])),
                 Form::Time => Some(time(task, value)),
+                Form::Address => Some(address(task, value, arguments[(index + 1).min(5)])),
                 _ => None,
             }
         };
@@ -243,7 +261,7 @@ fn after(task: &Task, form: Form, value: u64, answer: Answer) -> String {
         },
         Form::At if number == libc::AT_FDCWD => "AT_FDCWD".into(),
         Form::Fd | Form::At => number.to_string(),
-        Form::Path | Form::In | Form::Time | Form::Pointer => pointer(value),
+        Form::Path | Form::In | Form::Time | Form::Address | Form::Pointer => pointer(value),
         Form::Size => value.to_string(),
         Form::Number => (value as i64).to_string(),
         Form::Hex => {
@@ -288,10 +306,15 @@ fn after(task: &Task, form: Form, value: u64, answer: Answer) -> String {
         Form::Clock => named(CLOCKS, number),
         Form::Fcntl if number == libc::F_DUPFD_CLOEXEC => "F_DUPFD_CLOEXEC".into(),
         Form::Fcntl => named(FCNTL, number),
-        Form::Ioctl => IOCTL
-            .iter()
-            .find(|(request, _)| *request == value & 0xffff_ffff)
-            .map_or_else(|| format!("{value:#x}"), |(_, name)| (*name).to_owned()),
+        Form::Ioctl => one_of(IOCTL, value).unwrap_or_else(|| format!("{value:#x}")),
+        Form::Family => one_of(FAMILIES, value).unwrap_or_else(|| number.to_string()),
+        Form::SocketKind => match (value & 0xf, flags(SOCKET_KINDS, value & 0xffff_fff0)) {
+            // accept4(2) takes flags alone.
+            (0, flags) => flags,
+            (kind, flags) if flags == "0" => named(SOCKETS, kind as i32),
+            (kind, flags) => format!("{}|{flags}", named(SOCKETS, kind as i32)),
+        },
+        Form::MessageFlags => flags(MESSAGE, value & 0xffff_ffff),
         Form::Signal => signal(number),
     }
 }
@@ -299,6 +322,11 @@ fn after(task: &Task, form: Form, value: u64, answer: Answer) -> String {
 fn named(names: &[&str], number: i32) -> String {
     let name = usize::try_from(number).ok().and_then(|index| names.get(index));
     name.map_or_else(|| number.to_string(), |name| (*name).to_owned())
+}
+
+fn one_of(names: Names, value: u64) -> Option<String> {
+    let found = names.iter().find(|(number, _)| *number == value & 0xffff_ffff);
+    found.map(|(_, name)| (*name).to_owned())
 }
 
 fn flags(names: Names, value: u64) -> String {
@@ -333,6 +361,19 @@ fn time(task: &Task, address: u64) -> String {
             format!("{{tv_sec={}, tv_nsec={}}}", time.tv_sec, time.tv_nsec)
         }
         Err(_) => pointer(address),
+    }
+}
+
+fn address(task: &Task, at: u64, size: u64) -> String {
+    let unix = |sign: &str, name: &[u8]| format!("{{sa_family=AF_UNIX, sun_path={sign}{}}}", quoted(name, name.len()));
+    match super::syscall::address::read(task, at, size) {
+        Ok(Address::Unspecified) => "{sa_family=AF_UNSPEC}".into(),
+        // In one piece, as it is typed elsewhere.
+        Ok(Address::Internet(address)) => format!("{{{address:?}}}"),
+        Ok(Address::Unnamed) => "{sa_family=AF_UNIX}".into(),
+        Ok(Address::Abstract(name)) => unix("@", &name),
+        Ok(Address::Path(path)) => unix("", &path),
+        Ok(Address::Other) | Err(_) => pointer(at),
     }
 }
 

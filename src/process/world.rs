@@ -7,6 +7,7 @@ use super::processes::Processes;
 use super::signal::state::Signals;
 use super::signal::terminal::Terminal;
 use super::signal::timers::Timers;
+use super::sockets::Sockets;
 use super::tables::Trees;
 use super::task::End;
 use super::trace::Trace;
@@ -105,6 +106,8 @@ pub struct Rules {
     pub denied: BTreeSet<u64>,
     /// If not empty, all others are too.
     pub allowed: BTreeSet<u64>,
+    /// Whether sockets lead to the host's networks and to its own sockets.
+    pub net: bool,
 }
 
 impl Rules {
@@ -133,6 +136,8 @@ pub struct World {
     pub futexes: Futexes,
     /// Who gets what is typed to interrupt.
     pub terminal: Terminal,
+    /// Names of sockets.
+    pub sockets: Sockets,
     /// When it began.
     pub start: Instant,
     /// How often each call was made that is not known here; numbers of any size, so there is a bound.
@@ -153,6 +158,7 @@ impl World {
 
     /// A world that begins on frames and ring 0's pages that there are already.
     pub fn over(frames: Arc<Frames>, trees: Arc<Trees>, root: Root, rules: Rules, trace: Option<Trace>) -> World {
+        let sockets = Sockets::new(rules.net);
         World {
             frames,
             trees,
@@ -161,6 +167,7 @@ impl World {
             trace,
             processes: Processes::default(),
             futexes: Futexes::default(),
+            sockets,
             terminal: Terminal::default(),
             start: Instant::now(),
             unknown: Mutex::default(),

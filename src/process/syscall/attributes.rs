@@ -146,7 +146,7 @@ pub fn chmod(task: &mut Task, [path, mode, ..]: Arguments) -> Answer {
 /// fchmod(2).
 pub fn fchmod(task: &mut Task, [fd, mode, ..]: Arguments) -> Answer {
     let file = task.file(fd)?;
-    if file.named && !task.world.root.allows_writing() {
+    if file.of_host && !task.world.root.allows_writing() {
         return Err(Errno::ROFS);
     }
     rustix::fs::fchmod(file.fd(), Mode::from_raw_mode(mode as u32 & 0o7777)).map(|()| 0)
@@ -172,7 +172,7 @@ pub fn lchown(task: &mut Task, [path, user, group, ..]: Arguments) -> Answer {
 /// fchown(2).
 pub fn fchown(task: &mut Task, [fd, user, group, ..]: Arguments) -> Answer {
     let file = task.file(fd)?;
-    if file.named && !task.world.root.allows_writing() {
+    if file.of_host && !task.world.root.allows_writing() {
         return Err(Errno::ROFS);
     }
     let (user, group) = owner(user, group);

@@ -1,19 +1,25 @@
 //! System calls: a table of numbers, names, arguments and answers, and the answers by subject.
 
+pub mod address;
 pub mod alarm;
 pub mod attributes;
 pub mod call;
 pub mod descriptors;
 pub mod directory;
+pub mod epoll;
+pub mod events;
 pub mod futex;
 pub mod identity;
 pub mod kill;
 pub mod memory;
+pub mod messages;
 pub mod names;
 pub mod open;
+pub mod options;
 pub mod process;
 pub mod ready;
 pub mod signals;
+pub mod sockets;
 pub mod spawn;
 pub mod system;
 pub mod table;

@@ -7,7 +7,7 @@ use crate::process::task::Task;
 use rustix::fs::{Access, AtFlags, Mode, OFlags};
 use rustix::io::Errno;
 use rustix::pipe::PipeFlags;
-use std::os::fd::AsFd;
+use std::os::fd::{AsFd, OwnedFd};
 
 /// AT_FDCWD as an argument.
 pub const HERE: u64 = libc::AT_FDCWD as u64;
@@ -138,7 +138,7 @@ pub fn readlinkat(task: &mut Task, [at, path, buffer, size, ..]: Arguments) -> A
     let text = task.text(path)?;
     let target = if text == b"/proc/self/exe" {
         lock(&task.process.program).clone()
-    } else if text.is_empty() && at != HERE {
+    } else if text.is_empty() && at as i32 != libc::AT_FDCWD {
         rustix::fs::readlinkat(task.file(at)?.fd(), c"", Vec::new())?.into_bytes()
     } else {
         let path = task.path(at, path)?;
@@ -164,9 +164,17 @@ pub fn pipe2(task: &mut Task, [numbers, flags, ..]: Arguments) -> Answer {
     let flags = PipeFlags::from_bits(flags as u32).ok_or(Errno::INVAL)?;
     let close_on_exec = flags.contains(PipeFlags::CLOEXEC);
     let (reader, writer) = rustix::pipe::pipe_with(flags | PipeFlags::CLOEXEC)?;
+    add_pair(task, reader, writer, close_on_exec, numbers)
+}
+
+/// Gives two files numbers and tells both at `numbers`.
+///
+/// # Errors
+/// EMFILE, EFAULT; neither has a number then.
+pub fn add_pair(task: &Task, one: OwnedFd, other: OwnedFd, close_on_exec: bool, numbers: u64) -> Answer {
     let mut files = lock(&task.files);
-    let first = files.add(OpenFile::new(reader, false), close_on_exec, 0)?;
-    let second = files.add(OpenFile::new(writer, false), close_on_exec, 0).inspect_err(|_| drop(files.close(first)))?;
+    let first = files.add(OpenFile::new(one, false), close_on_exec, 0)?;
+    let second = files.add(OpenFile::new(other, false), close_on_exec, 0).inspect_err(|_| drop(files.close(first)))?;
     drop(files);
     let bytes = [first.to_le_bytes(), second.to_le_bytes()].concat();
     task.write(numbers, &bytes).inspect_err(|_| {

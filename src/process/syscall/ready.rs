@@ -32,7 +32,8 @@ pub fn ppoll(task: &mut Task, [list, count, timeout, mask, size, _]: Arguments) 
     masked(task, mask, size, |task| poll_list(task, list, count, limit))
 }
 
-fn length(time: rustix::time::Timespec) -> Duration {
+/// A length of time that is none below zero.
+pub fn length(time: rustix::time::Timespec) -> Duration {
     Duration::new(time.tv_sec as u64, time.tv_nsec as u32)
 }
 
@@ -84,8 +85,19 @@ fn wait(task: &Task, interests: &mut [Interest], timeout: Option<Duration>) -> A
     Ok(ready as u64 + closed)
 }
 
-/// Waits on the host. What is ready counts before a signal that is due.
 fn poll_host(task: &Task, polled: &mut [PollFd], timeout: Option<Duration>) -> Result<usize, Errno> {
+    wait_on_host(task, timeout, |left| rustix::event::poll(polled, left))
+}
+
+/// Waits on the host by `ask`, which tells how many are ready in a time. What is ready counts before a signal that is due.
+///
+/// # Errors
+/// EINTR, and what `ask` gives.
+pub fn wait_on_host(
+    task: &Task,
+    timeout: Option<Duration>,
+    mut ask: impl FnMut(Option<&Timespec>) -> Result<usize, Errno>,
+) -> Result<usize, Errno> {
     // A time that cannot be told is later than any program waits.
     let until = timeout.and_then(|timeout| Instant::now().checked_add(timeout));
     loop {
@@ -95,7 +107,7 @@ fn poll_host(task: &Task, polled: &mut [PollFd], timeout: Option<Duration>) -> R
             (false, until) => until.map(|until| until.saturating_duration_since(Instant::now())),
         };
         let left = left.map(|left| Timespec { tv_sec: left.as_secs() as i64, tv_nsec: left.subsec_nanos().into() });
-        match rustix::event::poll(polled, left.as_ref()) {
+        match ask(left.as_ref()) {
             Ok(0) if interrupted => return Err(Errno::INTR),
             // It was taken out, maybe late, for a signal that is dealt with.
             Err(Errno::INTR) => {}

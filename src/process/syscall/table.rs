@@ -5,8 +5,8 @@
 
 use super::call::{Answer, Arguments};
 use super::{
-    alarm, attributes, descriptors, directory, futex, identity, kill, memory, open, process, ready, signals, spawn,
-    system, terminal, time, timers, transfer, wait,
+    alarm, attributes, descriptors, directory, epoll, events, futex, identity, kill, memory, messages, open, options,
+    process, ready, signals, sockets, spawn, system, terminal, time, timers, transfer, wait,
 };
 use crate::process::task::Task;
 use Form::*;
@@ -58,6 +58,14 @@ pub enum Form {
     Clock,
     /// R_OK and its like.
     AccessMode,
+    /// A family of sockets.
+    Family,
+    /// A type of sockets, with flags.
+    SocketKind,
+    /// A socket's address that the call reads; the next argument is its size.
+    Address,
+    /// Flags of a message.
+    MessageFlags,
 }
 
 /// A system call.
@@ -120,6 +128,21 @@ pub const ROWS: &[Row] = &[
     row(38, "setitimer", &[Number, Pointer, Pointer], alarm::setitimer),
     row(39, "getpid", &[], identity::getpid),
     row(40, "sendfile", &[Fd, Fd, Pointer, Size], transfer::sendfile),
+    row(41, "socket", &[Family, SocketKind, Number], sockets::socket),
+    row(42, "connect", &[Fd, Address, Size], sockets::connect),
+    row(43, "accept", &[Fd, Pointer, Pointer], sockets::accept),
+    row(44, "sendto", &[Fd, In, Size, MessageFlags, Address, Size], messages::sendto),
+    row(45, "recvfrom", &[Fd, Out, Size, MessageFlags, Pointer, Pointer], messages::recvfrom),
+    row(46, "sendmsg", &[Fd, Pointer, MessageFlags], messages::sendmsg),
+    row(47, "recvmsg", &[Fd, Pointer, MessageFlags], messages::recvmsg),
+    row(48, "shutdown", &[Fd, Number], sockets::shutdown),
+    row(49, "bind", &[Fd, Address, Size], sockets::bind),
+    row(50, "listen", &[Fd, Number], sockets::listen),
+    row(51, "getsockname", &[Fd, Pointer, Pointer], sockets::getsockname),
+    row(52, "getpeername", &[Fd, Pointer, Pointer], sockets::getpeername),
+    row(53, "socketpair", &[Family, SocketKind, Number, Pointer], sockets::socketpair),
+    row(54, "setsockopt", &[Fd, Number, Number, Pointer, Size], options::setsockopt),
+    row(55, "getsockopt", &[Fd, Number, Number, Pointer, Pointer], options::getsockopt),
     row(56, "clone", &[Hex, Pointer, Pointer, Pointer, Pointer], spawn::clone),
     row(57, "fork", &[], spawn::fork),
     row(58, "vfork", &[], spawn::vfork),
@@ -189,6 +212,7 @@ pub const ROWS: &[Row] = &[
     row(201, "time", &[Pointer], time::time),
     row(202, "futex", &[Pointer, Hex, Size, Pointer, Pointer, Size], futex::futex),
     row(204, "sched_getaffinity", &[Number, Size, Pointer], system::sched_getaffinity),
+    row(213, "epoll_create", &[Number], epoll::epoll_create),
     row(217, "getdents64", &[Fd, Pointer, Size], directory::getdents64),
     row(218, "set_tid_address", &[Pointer], process::set_tid_address),
     row(221, "fadvise64", &[Fd, Number, Size, Number], open::fadvise),
@@ -201,6 +225,8 @@ pub const ROWS: &[Row] = &[
     row(229, "clock_getres", &[Clock, Pointer], time::clock_getres),
     row(230, "clock_nanosleep", &[Clock, Number, Time, Pointer], time::clock_nanosleep),
     row(231, "exit_group", &[Number], process::exit_group),
+    row(232, "epoll_wait", &[Fd, Pointer, Number, Number], epoll::epoll_wait),
+    row(233, "epoll_ctl", &[Fd, Number, Fd, Pointer], epoll::epoll_ctl),
     row(234, "tgkill", &[Number, Number, Signal], kill::tgkill),
     row(257, "openat", &[At, Path, OpenFlags, Mode], open::openat),
     row(258, "mkdirat", &[At, Path, Mode], directory::mkdirat),
@@ -216,13 +242,23 @@ pub const ROWS: &[Row] = &[
     row(270, "pselect6", &[Number, Pointer, Pointer, Pointer, Time, Pointer], ready::pselect6),
     row(271, "ppoll", &[Pointer, Size, Time, Pointer, Size], ready::ppoll),
     row(280, "utimensat", &[At, Path, Pointer, AtFlags], attributes::utimensat),
+    row(281, "epoll_pwait", &[Fd, Pointer, Number, Number, Pointer, Size], epoll::epoll_pwait),
+    row(283, "timerfd_create", &[Clock, OpenFlags], events::timerfd_create),
+    row(284, "eventfd", &[Size], events::eventfd),
     row(285, "fallocate", &[Fd, Hex, Size, Size], open::fallocate),
+    row(286, "timerfd_settime", &[Fd, Hex, Pointer, Pointer], events::timerfd_settime),
+    row(287, "timerfd_gettime", &[Fd, Pointer], events::timerfd_gettime),
+    row(288, "accept4", &[Fd, Pointer, Pointer, SocketKind], sockets::accept4),
+    row(290, "eventfd2", &[Size, Hex], events::eventfd2),
+    row(291, "epoll_create1", &[OpenFlags], epoll::epoll_create1),
     row(292, "dup3", &[Fd, Fd, OpenFlags], descriptors::dup3),
     row(293, "pipe2", &[Pointer, OpenFlags], open::pipe2),
     row(295, "preadv", &[Fd, Pointer, Size, Number], transfer::preadv),
     row(296, "pwritev", &[Fd, Pointer, Size, Number], transfer::pwritev),
     row(297, "rt_tgsigqueueinfo", &[Number, Number, Signal, Pointer], kill::rt_tgsigqueueinfo),
+    row(299, "recvmmsg", &[Fd, Pointer, Size, MessageFlags, Time], messages::recvmmsg),
     row(302, "prlimit64", &[Number, Number, Pointer, Pointer], identity::prlimit64),
+    row(307, "sendmmsg", &[Fd, Pointer, Size, MessageFlags], messages::sendmmsg),
     row(309, "getcpu", &[Pointer, Pointer, Pointer], system::getcpu),
     row(316, "renameat2", &[At, Path, At, Path, Hex], directory::renameat2),
     row(318, "getrandom", &[Pointer, Size, Hex], system::random),
@@ -230,6 +266,7 @@ pub const ROWS: &[Row] = &[
     row(332, "statx", &[At, Path, AtFlags, Hex, Pointer], attributes::statx),
     row(436, "close_range", &[Fd, Fd, Hex], open::close_range),
     row(439, "faccessat2", &[At, Path, AccessMode, AtFlags], open::faccessat2),
+    row(441, "epoll_pwait2", &[Fd, Pointer, Number, Time, Pointer, Size], epoll::epoll_pwait2),
 ];
 
 /// The call of a number.

@@ -10,17 +10,18 @@ use crate::process::tables::USER_END;
 use crate::process::task::Task;
 use rustix::fs::{FileType, SeekFrom, fstat};
 use rustix::io::Errno;
+use rustix::net::{SocketType, sockopt::socket_type};
 use std::sync::Arc;
 
 /// Most bytes that one call of the host carries.
-const CHUNK: usize = 1 << 20;
+pub const CHUNK: usize = 1 << 20;
 /// Most bytes of a call (Linux MAX_RW_COUNT).
 const COUNT_MAX: u64 = 0x7fff_f000;
 /// Most pieces of a vector (Linux UIO_MAXIOV).
 const VECTORS_MAX: u64 = 1024;
 
 /// A piece of a program's memory.
-type Piece = (u64, u64);
+pub type Piece = (u64, u64);
 
 /// read(2).
 pub fn read(task: &mut Task, [fd, address, count, ..]: Arguments) -> Answer {
@@ -55,7 +56,7 @@ pub fn preadv(task: &mut Task, [fd, vectors, count, offset, ..]: Arguments) -> A
 /// write(2).
 pub fn write(task: &mut Task, [fd, address, count, ..]: Arguments) -> Answer {
     let file = writable(task, fd)?;
-    drain(task, &file, &[(address, count)], |buffer, _| rustix::io::write(file.fd(), buffer))
+    drain_to_file(task, &file, &[(address, count)], |buffer, _| rustix::io::write(file.fd(), buffer))
 }
 
 /// pwrite64(2).
@@ -63,14 +64,14 @@ pub fn pwrite(task: &mut Task, [fd, address, count, offset, ..]: Arguments) -> A
     let start = position(offset)?;
     seekable(task, fd)?;
     let file = writable(task, fd)?;
-    drain(task, &file, &[(address, count)], |buffer, done| rustix::io::pwrite(file.fd(), buffer, start + done))
+    drain_to_file(task, &file, &[(address, count)], |buffer, done| rustix::io::pwrite(file.fd(), buffer, start + done))
 }
 
 /// writev(2).
 pub fn writev(task: &mut Task, [fd, vectors, count, ..]: Arguments) -> Answer {
     let file = writable(task, fd)?;
     let pieces = pieces(task, vectors, count)?;
-    drain(task, &file, &pieces, |buffer, _| rustix::io::write(file.fd(), buffer))
+    drain_to_file(task, &file, &pieces, |buffer, _| rustix::io::write(file.fd(), buffer))
 }
 
 /// pwritev(2).
@@ -79,7 +80,7 @@ pub fn pwritev(task: &mut Task, [fd, vectors, count, offset, ..]: Arguments) -> 
     seekable(task, fd)?;
     let file = writable(task, fd)?;
     let pieces = pieces(task, vectors, count)?;
-    drain(task, &file, &pieces, |buffer, done| rustix::io::pwrite(file.fd(), buffer, start + done))
+    drain_to_file(task, &file, &pieces, |buffer, done| rustix::io::pwrite(file.fd(), buffer, start + done))
 }
 
 /// lseek(2).
@@ -101,13 +102,12 @@ pub fn lseek(task: &mut Task, [fd, offset, whence, ..]: Arguments) -> Answer {
 pub fn sendfile(task: &mut Task, [out, from, offset, count, ..]: Arguments) -> Answer {
     let (out, from) = (task.file(out)?, task.file(from)?);
     let count = count.min(COUNT_MAX) as usize;
-    if offset == 0 {
-        return rustix::fs::sendfile(out.fd(), from.fd(), None, count).map(|sent| sent as u64);
+    let mut at = if offset == 0 { None } else { Some(task.read_u64(offset).and_then(position)?) };
+    let sent = rustix::fs::sendfile(out.fd(), from.fd(), at.as_mut(), count);
+    let sent = sent.inspect_err(|error| signal_broken(task, &out, *error))?;
+    if let Some(at) = at {
+        task.write(offset, &at.to_le_bytes())?;
     }
-    let mut at = task.read_u64(offset)?;
-    position(at)?;
-    let sent = rustix::fs::sendfile(out.fd(), from.fd(), Some(&mut at), count)?;
-    task.write(offset, &at.to_le_bytes())?;
     Ok(sent as u64)
 }
 
@@ -153,7 +153,10 @@ fn position(offset: u64) -> Result<u64, Errno> {
 }
 
 /// The pieces that an array of `struct iovec` names.
-fn pieces(task: &Task, vectors: u64, count: u64) -> Result<Vec<Piece>, Errno> {
+///
+/// # Errors
+/// EFAULT; EINVAL: too many, or one is longer than any can be.
+pub fn pieces(task: &Task, vectors: u64, count: u64) -> Result<Vec<Piece>, Errno> {
     if count > VECTORS_MAX {
         return Err(Errno::INVAL);
     }
@@ -167,7 +170,7 @@ fn pieces(task: &Task, vectors: u64, count: u64) -> Result<Vec<Piece>, Errno> {
 ///
 /// # Errors
 /// EFAULT: one lies where no program can map anything, be it as long as it may (Linux `access_ok`).
-fn wanted(pieces: &[Piece]) -> Result<u64, Errno> {
+pub fn wanted(pieces: &[Piece]) -> Result<u64, Errno> {
     let possible = |(address, size): &Piece| address.checked_add(*size).is_some_and(|end| end <= USER_END);
     if !pieces.iter().all(possible) {
         return Err(Errno::FAULT);
@@ -206,9 +209,31 @@ fn fill(
     }
 }
 
-/// Hands pieces of a program's memory to `write`, which is told how many bytes went before.
-fn drain(
+/// As [`drain`], with the signal of who writes to nobody.
+fn drain_to_file(
     task: &mut Task,
+    file: &OpenFile,
+    pieces: &[Piece],
+    write: impl FnMut(&[u8], u64) -> Result<usize, Errno>,
+) -> Answer {
+    drain(task, file, pieces, write).inspect_err(|error| signal_broken(task, file, *error))
+}
+
+/// Sends SIGPIPE where a write failed for want of a reader.
+fn signal_broken(task: &mut Task, file: &OpenFile, error: Errno) {
+    // Sockets that keep messages apart have no such signal.
+    let is_stream = |kind| kind == SocketType::STREAM;
+    if error == Errno::PIPE && socket_type(file.fd()).map_or(true, is_stream) {
+        task.raise(libc::SIGPIPE);
+    }
+}
+
+/// Hands pieces of a program's memory to `write`, which is told how many bytes went before.
+///
+/// # Errors
+/// What `write` gives, unless bytes went before; EFAULT.
+pub fn drain(
+    task: &Task,
     file: &OpenFile,
     pieces: &[Piece],
     mut write: impl FnMut(&[u8], u64) -> Result<usize, Errno>,
@@ -225,23 +250,20 @@ fn drain(
         let count = match write(&buffer[..room], done) {
             Ok(count) => count,
             Err(_) if done > 0 => return Ok(done),
-            Err(Errno::PIPE) => {
-                task.raise(libc::SIGPIPE);
-                return Err(Errno::PIPE);
-            }
             Err(error) => return Err(error),
         };
         done += count as u64;
-        // A pipe takes all, unless a signal comes; whoever took Hostel out of the write may have come late, for one that is dealt with.
-        let goes_on = || is_pipe(file) && !task.is_interrupted();
+        // A pipe and a stream take all, unless a signal comes; whoever took Hostel out of the write may have come late, for one that is dealt with.
+        let goes_on = || is_stream(file) && !task.is_interrupted();
         if done == wanted || (count < chunk && !goes_on()) {
             return Ok(done);
         }
     }
 }
 
-fn is_pipe(file: &OpenFile) -> bool {
-    fstat(file.fd()).is_ok_and(|stat| FileType::from_raw_mode(stat.st_mode) == FileType::Fifo)
+fn is_stream(file: &OpenFile) -> bool {
+    let kind = fstat(file.fd()).map(|stat| FileType::from_raw_mode(stat.st_mode));
+    matches!(kind, Ok(FileType::Fifo | FileType::Socket))
 }
 
 /// The parts of `pieces` that `size` bytes from byte `skip` on lie in.
@@ -261,7 +283,7 @@ fn parts(pieces: &[Piece], skip: u64, size: usize) -> Vec<(u64, usize)> {
 }
 
 /// How many bytes from byte `skip` on can be written, up to `size`.
-fn room(task: &Task, pieces: &[Piece], skip: u64, size: usize) -> usize {
+pub fn room(task: &Task, pieces: &[Piece], skip: u64, size: usize) -> usize {
     let mut memory = task.memory();
     let mut room = 0;
     for (address, count) in parts(pieces, skip, size) {
@@ -274,7 +296,11 @@ fn room(task: &Task, pieces: &[Piece], skip: u64, size: usize) -> usize {
     room
 }
 
-fn scatter(task: &Task, pieces: &[Piece], skip: u64, bytes: &[u8]) -> Result<(), Errno> {
+/// Writes bytes into pieces, from byte `skip` on.
+///
+/// # Errors
+/// EFAULT.
+pub fn scatter(task: &Task, pieces: &[Piece], skip: u64, bytes: &[u8]) -> Result<(), Errno> {
     let mut bytes = bytes;
     for (address, count) in parts(pieces, skip, bytes.len()) {
         let (now, later) = bytes.split_at(count);
@@ -285,7 +311,7 @@ fn scatter(task: &Task, pieces: &[Piece], skip: u64, bytes: &[u8]) -> Result<(),
 }
 
 /// Copies what can be read from byte `skip` on into `buffer`; returns how much that is.
-fn gather(task: &Task, pieces: &[Piece], skip: u64, buffer: &mut [u8]) -> usize {
+pub fn gather(task: &Task, pieces: &[Piece], skip: u64, buffer: &mut [u8]) -> usize {
     let mut memory = task.memory();
     let mut done = 0;
     for (address, count) in parts(pieces, skip, buffer.len()) {
