@@ -12,9 +12,10 @@ use hostel::backend::vsock::packet::{GUEST_CID, HEADER_BYTES, HOST_CID, Header, 
 use hostel::event_loop::{self, Interest, Waker};
 use hostel::memory::map::MemoryMap;
 use hostel::memory::ram::GuestRam;
-use hostel::virtio::driver::{Descriptor, DriverQueue};
+use hostel::virtio::driver::DriverQueue;
 use hostel::virtio::function::{ACKNOWLEDGE, DRIVER, DRIVER_OK, FEATURES_OK, NEEDS_RESET, VirtioFunction};
 use hostel::virtio::rig::{Request, Rig, Via};
+use hostel::virtio::rings::Descriptor;
 use hostel::virtio::vsock::Vsock;
 use hostel_fuzz::hostile::Script;
 use libfuzzer_sys::fuzz_target;

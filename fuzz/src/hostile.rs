@@ -4,8 +4,8 @@
 use crate::knob::Knob;
 use arbitrary::{Arbitrary, Result, Unstructured};
 use hostel::arch::layout::{HOLE_START, PCI_WINDOW};
-use hostel::virtio::driver::{Descriptor, INDIRECT, NEXT, WRITE};
 use hostel::virtio::rig::{ENTRIES, RAM, READABLE, Request, Rig, WRITABLE};
+use hostel::virtio::rings::{Descriptor, INDIRECT, NEXT, WRITE};
 use std::time::Duration;
 
 /// Longer than a request of any form takes.

@@ -5,3 +5,4 @@ pub mod heap;
 pub mod map;
 pub mod ram;
 pub mod size;
+pub mod window;

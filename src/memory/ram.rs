@@ -4,14 +4,16 @@
 //! copied once and the copy is validated. Mappings are `MAP_NORESERVE`, so RAM costs what the guest touches.
 
 use super::map::{GuestRange, MemoryMap};
+use super::window::Window;
 use crate::arch::layout::HUGE_PAGE;
 use crate::arch::layout::PAGE_SIZE;
 use std::fs::File;
 use std::os::fd::AsRawFd;
+use std::sync::Arc;
 use vm_memory::mmap::{MmapRegion, MmapRegionBuilder, MmapRegionError};
 use vm_memory::{
     Bytes, GuestAddress, GuestMemoryBackend, GuestMemoryError, GuestMemoryMmap, GuestMemoryRegion,
-    GuestRegionCollection, GuestRegionMmap,
+    GuestRegionCollection, GuestRegionMmap, VolatileMemory, VolatileSlice,
 };
 
 /// Most holes in the address space that are found too small for RAM in its place.
@@ -20,6 +22,8 @@ const HOLES_MAX: usize = 8;
 /// The guest's RAM.
 pub struct GuestRam {
     memory: GuestMemoryMmap,
+    /// The same, to be looked through: there are three ranges at most.
+    ranges: Vec<(GuestRange, Arc<MmapRegion>)>,
 }
 
 /// A range of RAM as KVM wants it: a memory slot.
@@ -62,18 +66,19 @@ impl GuestRam {
     /// # Errors
     /// The host refuses the address space.
     pub fn new(map: &MemoryMap) -> Result<GuestRam, RamError> {
+        let mut ranges = Vec::with_capacity(map.ram().len());
         let mut regions = Vec::with_capacity(map.ram().len());
         for range in map.ram() {
             let failed = |source| RamError::Map { size: range.size, source };
             let size = usize::try_from(range.size).expect("x86-64 only");
-            let mapping = map_ram(size).map_err(|error| failed(std::io::Error::other(error)))?;
-            let region =
-                GuestRegionMmap::new(mapping, GuestAddress(range.start)).expect("a MemoryMap's ranges never wrap");
-            regions.push(region);
+            let mapping = Arc::new(map_ram(size).map_err(|error| failed(std::io::Error::other(error)))?);
+            let region = GuestRegionMmap::with_arc(mapping.clone(), GuestAddress(range.start));
+            regions.push(region.expect("a MemoryMap's ranges never wrap"));
+            ranges.push((*range, mapping));
         }
         let memory =
             GuestRegionCollection::from_regions(regions).expect("a MemoryMap's ranges ascend and never overlap");
-        Ok(GuestRam { memory })
+        Ok(GuestRam { memory, ranges })
     }
 
     /// The RAM as the rust-vmm crates know it.
@@ -96,6 +101,10 @@ impl GuestRam {
     /// # Errors
     /// Not RAM throughout; nothing has been written then, unless the range runs over the end of one.
     pub fn write(&self, gpa: u64, bytes: &[u8]) -> Result<(), RamError> {
+        if let Some(slice) = self.slice(gpa, bytes.len()) {
+            slice.copy_from(bytes);
+            return Ok(());
+        }
         let not_ram = |_: GuestMemoryError| RamError::NotRam { what: "write", gpa, size: bytes.len() as u64 };
         self.memory.write_slice(bytes, GuestAddress(gpa)).map_err(not_ram)
     }
@@ -105,6 +114,10 @@ impl GuestRam {
     /// # Errors
     /// Not RAM throughout.
     pub fn read(&self, gpa: u64, bytes: &mut [u8]) -> Result<(), RamError> {
+        if let Some(slice) = self.slice(gpa, bytes.len()) {
+            slice.copy_to(bytes);
+            return Ok(());
+        }
         let size = bytes.len() as u64;
         let not_ram = |_: GuestMemoryError| RamError::NotRam { what: "read", gpa, size };
         self.memory.read_slice(bytes, GuestAddress(gpa)).map_err(not_ram)
@@ -119,8 +132,17 @@ impl GuestRam {
 
     /// Whether `size` bytes at `gpa` are RAM throughout, in one range.
     pub fn contains(&self, gpa: u64, size: u64) -> bool {
-        let region = self.memory.find_region(GuestAddress(gpa));
-        region.is_some_and(|region| size <= region.len() - (gpa - region.start_addr().0))
+        self.find(gpa, size).is_some()
+    }
+
+    /// A part of RAM, found once to be accessed often.
+    ///
+    /// # Errors
+    /// Not RAM throughout, in one range.
+    pub fn window(&self, range: GuestRange) -> Result<Window, RamError> {
+        let GuestRange { start: gpa, size } = range;
+        let (memory, offset) = self.find(gpa, size).ok_or(RamError::NotRam { what: "find", gpa, size })?;
+        Ok(Window::new(memory.clone(), offset, size as usize))
     }
 
     /// Where a range lies in this process: for system calls that read or write it in place, not for references.
@@ -129,10 +151,22 @@ impl GuestRam {
     /// Not RAM throughout, in one range.
     pub fn host_address(&self, range: GuestRange) -> Result<u64, RamError> {
         let GuestRange { start: gpa, size } = range;
-        let has = |region: &&GuestRegionMmap| size <= region.len() - (gpa - region.start_addr().0);
-        let region = self.memory.find_region(GuestAddress(gpa)).filter(has);
-        let region = region.ok_or(RamError::NotRam { what: "find", gpa, size })?;
-        Ok(region.as_ptr() as u64 + (gpa - region.start_addr().0))
+        let (memory, offset) = self.find(gpa, size).ok_or(RamError::NotRam { what: "find", gpa, size })?;
+        Ok(memory.as_ptr() as u64 + offset as u64)
+    }
+
+    /// The memory behind `size` bytes at `gpa`, and where in it they begin, if they lie in one range.
+    fn find(&self, gpa: u64, size: u64) -> Option<(&Arc<MmapRegion>, usize)> {
+        self.ranges.iter().find_map(|(range, memory)| {
+            let offset = gpa.checked_sub(range.start)?;
+            (offset < range.size && size <= range.size - offset).then_some((memory, offset as usize))
+        })
+    }
+
+    /// The same for a copy, which takes less time so than by [`GuestRam::backend`].
+    fn slice(&self, gpa: u64, size: usize) -> Option<VolatileSlice<'_>> {
+        let (memory, offset) = self.find(gpa, size as u64)?;
+        memory.get_slice(offset, size).ok()
     }
 
     /// The guest-physical address of what lies at `hva` in this process: [`GuestRam::host_address`] reversed.

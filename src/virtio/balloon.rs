@@ -129,7 +129,9 @@ impl VirtioDevice for Balloon {
                 }
             }
             let over = if role == Role::Statistics { self.held.replace(chain) } else { Some(chain) };
-            over.map_or(Ok(()), |chain| queues.push(index, &chain))?;
+            if let Some(chain) = over {
+                queues.push(index, &chain);
+            }
         }
         Ok(())
     }
@@ -143,10 +145,10 @@ impl VirtioDevice for Balloon {
         if self.take_target() {
             queues.config_has_changed();
         }
-        match self.held.take_if(|_| self.control.take_wanted()) {
-            Some(chain) => queues.push(STATISTICS_QUEUE, &chain),
-            None => Ok(()),
+        if let Some(chain) = self.held.take_if(|_| self.control.take_wanted()) {
+            queues.push(STATISTICS_QUEUE, &chain);
         }
+        Ok(())
     }
 }
 

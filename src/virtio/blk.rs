@@ -116,14 +116,14 @@ impl Blk {
 
     /// Begins the requests of a queue, as far as the limits let it.
     fn begin(&mut self, index: usize, queues: &mut Queues) -> Result<(), QueueFault> {
+        let Some(ram) = queues.queue(index).map(|queue| queue.ram().clone()) else { return Ok(()) };
         while self.limiter.lets(LANE)
             && let Some(mut chain) = queues.pop(index)?
         {
-            let Some(ram) = queues.queue(index).map(|queue| queue.ram().clone()) else { break };
             if chain.writable_bytes() == 0 {
                 // There is no place for a status: nothing is done.
                 self.limiter.take(LANE, 0);
-                queues.push(index, &chain)?;
+                queues.push(index, &chain);
                 continue;
             }
             match self.request(&mut chain, &ram) {
@@ -135,7 +135,7 @@ impl Blk {
                 }
                 Answer::Now(status) => {
                     self.limiter.take(LANE, 0);
-                    answer(queues, index, chain, status)?;
+                    answer(queues, index, chain, status);
                 }
             }
         }
@@ -143,20 +143,19 @@ impl Blk {
     }
 
     /// Answers requests that are over.
-    fn answer_finished(&mut self, queues: &mut Queues) -> Result<(), QueueFault> {
+    fn answer_finished(&mut self, queues: &mut Queues) {
         let mut of_queue = 0;
         for ((index, mut chain), result) in self.disk.finish() {
             write_status(queues, index, &mut chain, if result.is_ok() { OK } else { IO_ERROR });
             if index != of_queue {
-                queues.push_all(of_queue, &self.answered)?;
+                queues.push_all(of_queue, &self.answered);
                 self.answered.clear();
             }
             of_queue = index;
             self.answered.push(chain);
         }
-        queues.push_all(of_queue, &self.answered)?;
+        queues.push_all(of_queue, &self.answered);
         self.answered.clear();
-        Ok(())
     }
 
     /// Reads a request off its chain; what is left then is its status.
@@ -241,7 +240,8 @@ impl VirtioDevice for Blk {
 
     fn serve(&mut self, index: usize, queues: &mut Queues) -> Result<(), QueueFault> {
         self.begin(index, queues)?;
-        self.answer_finished(queues)
+        self.answer_finished(queues);
+        Ok(())
     }
 
     fn waits_for(&self) -> Option<BorrowedFd<'_>> {
@@ -260,7 +260,8 @@ impl VirtioDevice for Blk {
                 self.begin((self.turn + index) % self.queue_sizes.len(), queues)?;
             }
         }
-        self.answer_finished(queues)
+        self.answer_finished(queues);
+        Ok(())
     }
 
     fn can_look(&self) -> bool {
@@ -274,7 +275,7 @@ impl VirtioDevice for Blk {
 
     fn look(&mut self, queues: &mut Queues) -> Result<bool, QueueFault> {
         let before = self.disk.under_way();
-        self.answer_finished(queues)?;
+        self.answer_finished(queues);
         Ok(self.disk.under_way() < before)
     }
 }
@@ -284,9 +285,9 @@ fn on_buffers(ram: &Arc<GuestRam>, ranges: &[GuestRange], request: impl FnOnce(H
 }
 
 /// Writes the status into the last byte of the chain and gives that back.
-fn answer(queues: &mut Queues, index: usize, mut chain: Chain, status: u8) -> Result<(), QueueFault> {
+fn answer(queues: &mut Queues, index: usize, mut chain: Chain, status: u8) {
     write_status(queues, index, &mut chain, status);
-    queues.push(index, &chain)
+    queues.push(index, &chain);
 }
 
 /// Writes the status into the last byte of the chain.

@@ -104,7 +104,7 @@ impl Console {
             let mut message = [0; CONTROL_BYTES];
             let Some(queue) = queues.queue(CONTROL_TRANSMIT) else { return Ok(()) };
             let length = chain.read(queue.ram(), &mut message);
-            queues.push(CONTROL_TRANSMIT, &chain)?;
+            queues.push(CONTROL_TRANSMIT, &chain);
             if length == CONTROL_BYTES && self.multiport {
                 let [a, b, c, d, event @ .., _, _] = message;
                 self.hear(u32::from_le_bytes([a, b, c, d]), u16::from_le_bytes(event), message[6] != 0);
@@ -145,7 +145,7 @@ impl Console {
                 {
                     chain.write(queue.ram(), &message);
                 }
-                queues.push(CONTROL_RECEIVE, &chain)?;
+                queues.push(CONTROL_RECEIVE, &chain);
                 port.untold &= !(1 << event);
             }
         }
@@ -194,7 +194,7 @@ impl Port {
                 self.host.write(&bytes[..count]);
                 left -= count;
             }
-            queues.push(index, &chain)?;
+            queues.push(index, &chain);
         }
     }
 
@@ -212,7 +212,7 @@ impl Port {
                 chain.write(queue.ram(), &bytes[..count]);
                 left -= count;
             }
-            queues.push(index, &chain)?;
+            queues.push(index, &chain);
         }
         Ok(false)
     }

@@ -136,30 +136,23 @@ impl Queues {
     /// True: there are already, and the round goes on.
     ///
     /// # Errors
-    /// The rings cannot be reached.
+    /// The driver broke a rule of the queue.
     pub fn put_back(&mut self, index: usize, chains: &[Chain]) -> Result<bool, QueueFault> {
         self.queue(index).map_or(Ok(false), |queue| queue.put_back(chains))
     }
 
     /// Gives a chain back.
-    ///
-    /// # Errors
-    /// The used ring cannot be reached.
-    pub fn push(&mut self, index: usize, chain: &Chain) -> Result<(), QueueFault> {
-        self.push_all(index, slice::from_ref(chain))
+    pub fn push(&mut self, index: usize, chain: &Chain) {
+        self.push_all(index, slice::from_ref(chain));
     }
 
     /// Gives chains back that belong together, all at the same moment.
-    ///
-    /// # Errors
-    /// The used ring cannot be reached.
-    pub fn push_all(&mut self, index: usize, chains: &[Chain]) -> Result<(), QueueFault> {
+    pub fn push_all(&mut self, index: usize, chains: &[Chain]) {
         if let Some(queue) = self.queue(index)
-            && queue.push(chains)?
+            && queue.push(chains)
         {
             self.interrupts |= 1 << index;
         }
-        Ok(())
     }
 
     /// Queues whose driver wants to be interrupted since the last time, a bit each.

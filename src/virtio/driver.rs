@@ -4,29 +4,9 @@
 //! Source: virtio 1.2 §2.7.
 
 use super::function::{ACKNOWLEDGE, DRIVER, DRIVER_OK, FEATURES_OK, VirtioFunction};
-use super::queue::QueueSetup;
+use super::rings::{Descriptor, NEXT, QueueSetup, WRITE};
 use crate::memory::ram::GuestRam;
 use std::sync::Arc;
-
-/// Flag of a descriptor: another follows.
-pub const NEXT: u16 = 1;
-/// Flag of a descriptor: the device writes there.
-pub const WRITE: u16 = 2;
-/// Flag of a descriptor: it points to a table of descriptors.
-pub const INDIRECT: u16 = 4;
-
-/// A descriptor.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Descriptor {
-    /// Guest-physical address of the buffer.
-    pub address: u64,
-    /// Bytes of it.
-    pub length: u32,
-    /// [`NEXT`], [`WRITE`], [`INDIRECT`].
-    pub flags: u16,
-    /// Index of the next one.
-    pub next: u16,
-}
 
 /// A queue as its driver holds it.
 pub struct DriverQueue {

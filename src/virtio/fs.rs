@@ -47,7 +47,7 @@ impl Fs {
     fn answer_finished(&mut self, queues: &mut Queues) -> Result<(), QueueFault> {
         for ((index, mut chain), bytes) in self.share.finish() {
             chain.set_written(bytes);
-            queues.push(index, &chain)?;
+            queues.push(index, &chain);
         }
         Ok(())
     }
@@ -85,7 +85,7 @@ impl VirtioDevice for Fs {
                 continue;
             }
             chain.set_written(self.share.serve(&request));
-            queues.push(index, &chain)?;
+            queues.push(index, &chain);
             next = take(index, queues)?;
         }
         self.look(queues).map(drop)

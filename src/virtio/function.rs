@@ -5,7 +5,8 @@
 //! Source: virtio 1.2 §2.1 (status), §2.2 (features), §2.4 (reset), §2.9 (driver notifications).
 
 use super::device::{Queues, VirtioDevice};
-use super::queue::{LiveQueue, QueueFault, QueueSetup};
+use super::queue::{LiveQueue, QueueFault};
+use super::rings::QueueSetup;
 use crate::bus::device::read_by_bytes;
 use crate::event_loop::Waker;
 use crate::memory::ram::GuestRam;
@@ -280,7 +281,7 @@ impl VirtioFunction {
             if let Some(queue) = self.queues.queue(index) {
                 queue.begin_round();
                 if looks {
-                    queue.hush()?;
+                    queue.hush();
                 }
             }
         }

@@ -12,6 +12,7 @@ pub mod function;
 pub mod net;
 pub mod queue;
 pub mod rig;
+pub mod rings;
 pub mod rng;
 pub mod transport;
 pub mod vsock;

@@ -95,7 +95,7 @@ impl Net {
                 break;
             }
             self.limiter.take(TRANSMIT, self.unsent_length.saturating_sub(HEADER_BYTES) as u64);
-            queues.push(TRANSMIT, &chain)?;
+            queues.push(TRANSMIT, &chain);
         }
         self.port.flush();
         Ok(())
@@ -157,7 +157,7 @@ impl Net {
         }
         self.port.take();
         self.limiter.take(RECEIVE, bytes);
-        queues.push_all(RECEIVE, &self.chains)?;
+        queues.push_all(RECEIVE, &self.chains);
         Ok(Delivery::Done)
     }
 }

@@ -1,35 +1,21 @@
 //! A live split queue: chains out of the available ring, checked and copied once, and back into the used ring.
 //!
-//! The rings are walked by the crate `virtio-queue`. What this file adds is what a hostile driver must not get past: each buffer
-//! lies in RAM, readable ones come before writable ones, a head is in flight at most once, a chain is whole, and a round
-//! ends after as many chains as the queue has entries. Whatever breaks a rule is a [`QueueFault`], which stops the device.
+//! Here is what a hostile driver must not get past: each buffer lies in RAM, readable ones come before writable ones, a head is in
+//! flight at most once, a chain is whole, and a round ends after as many chains as the queue has entries. Whatever breaks a rule
+//! is a [`QueueFault`], which stops the device. Where the rings are, `rings.rs` knows.
 //! Source: virtio 1.2 §2.7.
 
+use super::rings::{INDIRECT, NEXT, QueueSetup, Rings, Table, WRITE};
 use crate::memory::map::GuestRange;
 use crate::memory::ram::GuestRam;
 use smallvec::SmallVec;
 use std::sync::Arc;
 use std::sync::atomic::{Ordering, fence};
-use virtio_queue::{Queue, QueueOwnedT, QueueT};
-use vm_memory::{Bytes, GuestAddress, GuestMemoryMmap};
 
+/// Flag of the used ring: the device does not want to be kicked (§2.7.10).
+const NO_KICK: u16 = 1;
 /// Flag of the available ring: the driver does not want to be interrupted (§2.7.6).
 const NO_INTERRUPT: u16 = 1;
-
-/// What a driver set up a queue with. Frozen when the queue goes live.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct QueueSetup {
-    /// Entries; a power of two.
-    pub size: u16,
-    /// Whether the driver wants the queue.
-    pub enabled: bool,
-    /// Guest-physical address of the descriptor table.
-    pub descriptors: u64,
-    /// Guest-physical address of the available ring ("driver area").
-    pub available: u64,
-    /// Guest-physical address of the used ring ("device area").
-    pub used: u64,
-}
 
 /// What a driver did to a queue that no driver may do.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
@@ -37,7 +23,7 @@ pub enum QueueFault {
     /// Size, alignment or place of the rings.
     #[error("the rings are not where rings can be")]
     Setup,
-    /// More entries became available than the queue has, or the ring cannot be read.
+    /// More entries became available than the queue has.
     #[error("the available ring makes no sense")]
     Available,
     /// A chain that loops, ends nowhere, or is longer than 4 GiB.
@@ -49,15 +35,17 @@ pub enum QueueFault {
     /// A head that is made available again before it was used.
     #[error("a descriptor chain was made available twice")]
     InFlight,
-    /// The used ring cannot be written.
-    #[error("the used ring makes no sense")]
-    Used,
 }
 
 /// A queue between DRIVER_OK and reset.
 pub struct LiveQueue {
-    queue: Queue,
+    rings: Rings,
     ram: Arc<GuestRam>,
+    event_idx: bool,
+    /// Positions in the rings: chains before these were made available, as far as was looked; popped; used.
+    available: u16,
+    popped: u16,
+    used: u16,
     /// Heads that were popped and not yet used, a bit each.
     in_flight: Vec<u64>,
     /// Chains that may still be popped in this round.
@@ -104,64 +92,63 @@ impl LiveQueue {
         event_idx: bool,
         ram: Arc<GuestRam>,
     ) -> Result<LiveQueue, QueueFault> {
-        let parts = |address: u64| (Some(address as u32), Some((address >> 32) as u32));
-        if setup.size == 0 || setup.size > max_size || !setup.size.is_power_of_two() {
+        if setup.size > max_size {
             return Err(QueueFault::Setup);
         }
-        let mut queue = Queue::new(max_size).map_err(|_| QueueFault::Setup)?;
-        queue.set_size(setup.size);
-        let (low, high) = parts(setup.descriptors);
-        queue.set_desc_table_address(low, high);
-        let (low, high) = parts(setup.available);
-        queue.set_avail_ring_address(low, high);
-        let (low, high) = parts(setup.used);
-        queue.set_used_ring_address(low, high);
-        queue.set_event_idx(event_idx);
-        queue.set_ready(true);
-        // The setters refuse a misaligned address and keep the old one.
-        let taken = (queue.desc_table(), queue.avail_ring(), queue.used_ring());
-        if taken != (setup.descriptors, setup.available, setup.used) || !queue.is_valid(ram.backend()) {
-            return Err(QueueFault::Setup);
-        }
+        let rings = Rings::find(setup, &ram).ok_or(QueueFault::Setup)?;
         let in_flight = vec![0; usize::from(setup.size).div_ceil(64)];
-        Ok(LiveQueue { left: setup.size, drained: false, kept: false, told: 0, queue, ram, in_flight })
+        Ok(LiveQueue {
+            rings,
+            ram,
+            event_idx,
+            available: 0,
+            popped: 0,
+            used: 0,
+            in_flight,
+            left: setup.size,
+            drained: false,
+            kept: false,
+            told: 0,
+        })
     }
 
     /// Begins a round: from now on as many chains are popped as the queue has entries, however fast the driver adds more.
     pub fn begin_round(&mut self) {
-        (self.left, self.drained, self.kept) = (self.queue.size(), false, false);
+        (self.left, self.drained, self.kept) = (self.rings.size, false, false);
     }
 
     /// Ends the round and asks the driver to kick for further chains. True: chains are there that the device would have
     /// taken, so the queue is to be served again, after others.
     ///
     /// # Errors
-    /// The rings cannot be reached.
+    /// The driver broke a rule.
     pub fn end_round(&mut self) -> Result<bool, QueueFault> {
         if self.kept {
             // Asked already. Where the round ended before all that is there was seen, another one will see it.
             return Ok(self.left == 0);
         }
-        let more = self.queue.enable_notification(self.ram.backend()).map_err(|_| QueueFault::Available)?;
+        let more = self.ask_for_kick()?;
         // A device that stopped by itself, for want of something to put into the chains, is not served for those.
         Ok(more && (self.drained || self.left == 0))
     }
 
     /// Asks the driver for no kicks, until the next [`LiveQueue::end_round`]. With event indices it is asked by saying nothing.
-    ///
-    /// # Errors
-    /// The rings cannot be reached.
-    pub fn hush(&mut self) -> Result<(), QueueFault> {
-        self.queue.disable_notification(self.ram.backend()).map_err(|_| QueueFault::Available)
+    pub fn hush(&mut self) {
+        if !self.event_idx {
+            self.rings.set_device_flags(NO_KICK);
+        }
     }
 
     /// Whether chains are available that were not popped.
     ///
     /// # Errors
-    /// The rings cannot be reached.
-    pub fn has_chains(&self) -> Result<bool, QueueFault> {
-        let index = self.queue.avail_idx(self.ram.backend(), Ordering::Acquire).map_err(|_| QueueFault::Available)?;
-        Ok(index.0 != self.queue.next_avail())
+    /// The driver broke a rule.
+    pub fn has_chains(&mut self) -> Result<bool, QueueFault> {
+        // The driver is writing to the index all the time: it is looked at when all that was there is popped.
+        if self.available == self.popped {
+            self.see_available()?;
+        }
+        Ok(self.available != self.popped)
     }
 
     /// The next chain that the driver made available; `None` if there is none, or none for this round.
@@ -174,49 +161,66 @@ impl LiveQueue {
         }
         // A kick that was asked for behind these is not one behind what comes now.
         self.kept = false;
-        let ram: &GuestMemoryMmap = self.ram.backend();
-        let Some(descriptors) = self.queue.iter(ram).map_err(|_| QueueFault::Available)?.next() else {
+        if !self.has_chains()? {
             self.drained = true;
             return Ok(None);
-        };
+        }
+        let head = self.rings.head(self.popped);
+        self.popped = self.popped.wrapping_add(1);
         self.left -= 1;
-        let head = descriptors.head_index();
         let (word, bit) = (usize::from(head) / 64, 1 << (head % 64));
-        match self.in_flight.get_mut(word).filter(|_| head < self.queue.size()) {
+        match self.in_flight.get_mut(word).filter(|_| head < self.rings.size) {
             None => return Err(QueueFault::Chain),
             Some(bits) if *bits & bit != 0 => return Err(QueueFault::InFlight),
             Some(bits) => *bits |= bit,
         }
+        self.chain(head).map(Some)
+    }
+
+    /// The chain that begins at descriptor `head`, copied and checked.
+    fn chain(&self, head: u16) -> Result<Chain, QueueFault> {
         let mut chain = Chain { head, ..Chain::default() };
-        let mut goes_on = true;
-        for (count, descriptor) in descriptors.enumerate() {
-            // An indirect table may be longer than the queue, a chain may not (virtio 1.2 §2.7.5.3.1).
-            if count >= self.queue.size().into() {
+        let (mut bytes, mut index) = (0u32, head);
+        let mut indirect = None;
+        // An indirect table may be longer than the queue, a chain may not (virtio 1.2 §2.7.5.3.1).
+        for _ in 0..self.rings.size {
+            let table = indirect.as_ref().unwrap_or(&self.rings.descriptors);
+            let mut descriptor = table.get(index).ok_or(QueueFault::Chain)?;
+            if descriptor.flags & INDIRECT != 0 && indirect.is_none() {
+                // A chain goes on in a table, and does not come back.
+                let table = indirect.insert(Table::indirect(&self.ram, &descriptor).ok_or(QueueFault::Chain)?);
+                descriptor = table.get(0).ok_or(QueueFault::Chain)?;
+            }
+            if descriptor.flags & INDIRECT != 0 {
                 return Err(QueueFault::Chain);
             }
-            goes_on = descriptor.has_next();
-            let range = GuestRange { start: descriptor.addr().0, size: descriptor.len().into() };
-            let in_order = descriptor.is_write_only() || chain.writable.ranges.is_empty();
+            bytes = bytes.checked_add(descriptor.length).ok_or(QueueFault::Chain)?;
+            let range = GuestRange { start: descriptor.address, size: descriptor.length.into() };
+            let is_writable = descriptor.flags & WRITE != 0;
+            let in_order = is_writable || chain.writable.ranges.is_empty();
             if !in_order || !self.ram.contains(range.start, range.size) {
                 return Err(QueueFault::Buffer);
             }
-            let side = if descriptor.is_write_only() { &mut chain.writable } else { &mut chain.readable };
+            let side = if is_writable { &mut chain.writable } else { &mut chain.readable };
             side.push(range);
+            if descriptor.flags & NEXT == 0 {
+                return Ok(chain);
+            }
+            index = descriptor.next;
         }
-        // The iterator ends early where the chain cannot be followed.
-        if goes_on { Err(QueueFault::Chain) } else { Ok(Some(chain)) }
+        Err(QueueFault::Chain)
     }
 
     /// Puts back chains that were popped last, in that order: they are the next ones again. The driver is asked to kick when there
     /// are more than these. True: there are already, and the round goes on.
     ///
     /// # Errors
-    /// The rings cannot be reached.
+    /// The driver broke a rule.
     pub fn put_back(&mut self, chains: &[Chain]) -> Result<bool, QueueFault> {
         // Asked for behind the last of them, or a driver that counts (VIRTIO_F_EVENT_IDX) would think itself heard.
-        let more = self.queue.enable_notification(self.ram.backend()).map_err(|_| QueueFault::Available)?;
+        let more = self.ask_for_kick()?;
         for chain in chains.iter().rev() {
-            self.queue.go_to_previous_position();
+            self.popped = self.popped.wrapping_sub(1);
             self.land(chain);
         }
         self.kept = true;
@@ -224,24 +228,37 @@ impl LiveQueue {
     }
 
     /// Gives chains back with what was written into them, all at the same moment. True: the driver wants to be interrupted.
-    ///
-    /// # Errors
-    /// The rings cannot be reached.
-    pub fn push(&mut self, chains: &[Chain]) -> Result<bool, QueueFault> {
-        let Some((last, others)) = chains.split_last() else { return Ok(false) };
-        let mut next = self.queue.next_used();
-        for chain in others {
-            self.land(chain);
-            let entry = self.queue.used_ring() + 4 + 8 * u64::from(next % self.queue.size());
-            let element = u64::from(chain.head) | u64::from(chain.written) << 32;
-            self.ram.write(entry, &element.to_le_bytes()).map_err(|_| QueueFault::Used)?;
-            next = next.wrapping_add(1);
+    pub fn push(&mut self, chains: &[Chain]) -> bool {
+        if chains.is_empty() {
+            return false;
         }
-        self.land(last);
-        self.queue.set_next_used(next);
-        let ram: &GuestMemoryMmap = self.ram.backend();
-        self.queue.add_used(ram, last.head, last.written).map_err(|_| QueueFault::Used)?;
+        for chain in chains {
+            self.land(chain);
+            self.rings.set_used(self.used, chain.head, chain.written);
+            self.used = self.used.wrapping_add(1);
+        }
+        self.rings.set_used_index(self.used);
         self.wants_interrupt()
+    }
+
+    /// Asks for a kick behind what was popped. True: chains are there already.
+    fn ask_for_kick(&mut self) -> Result<bool, QueueFault> {
+        if self.event_idx {
+            self.rings.set_kick_at(self.popped);
+        } else {
+            self.rings.set_device_flags(0);
+        }
+        // The driver must see the wish before its index is looked at: it may be about to move that without a kick.
+        fence(Ordering::SeqCst);
+        self.see_available()?;
+        Ok(self.available != self.popped)
+    }
+
+    /// Looks how far the driver has made chains available.
+    fn see_available(&mut self) -> Result<(), QueueFault> {
+        self.available = self.rings.available_index();
+        let waiting = self.available.wrapping_sub(self.popped);
+        if waiting > self.rings.size { Err(QueueFault::Available) } else { Ok(()) }
     }
 
     /// The chain is not in flight any more.
@@ -251,25 +268,21 @@ impl LiveQueue {
     }
 
     /// Whether the driver wants to hear of what was pushed since this was asked last (virtio 1.2 §2.7.7.2).
-    fn wants_interrupt(&mut self) -> Result<bool, QueueFault> {
+    fn wants_interrupt(&mut self) -> bool {
         // What was pushed must be seen before the driver's wish is read: it may be about to sleep.
         fence(Ordering::SeqCst);
-        let word = |offset: u64| {
-            let address = GuestAddress(self.queue.avail_ring() + offset);
-            self.ram.backend().load::<u16>(address, Ordering::Relaxed).map(u16::from_le).map_err(|_| QueueFault::Used)
-        };
-        let (before, now) = (self.told, self.queue.next_used());
+        let (before, now) = (self.told, self.used);
         self.told = now;
-        if self.queue.event_idx_enabled() {
-            let event = word(4 + 2 * u64::from(self.queue.size()))?;
-            return Ok(now.wrapping_sub(event).wrapping_sub(1) < now.wrapping_sub(before));
+        if self.event_idx {
+            let event = self.rings.interrupt_at();
+            return now.wrapping_sub(event).wrapping_sub(1) < now.wrapping_sub(before);
         }
-        Ok(word(0)? & NO_INTERRUPT == 0)
+        self.rings.driver_flags() & NO_INTERRUPT == 0
     }
 
     /// Entries of the queue.
     pub fn size(&self) -> u16 {
-        self.queue.size()
+        self.rings.size
     }
 
     /// The RAM that chains point into.
@@ -363,7 +376,8 @@ impl Buffers {
 
 #[cfg(test)]
 mod tests {
-    use super::super::driver::{Descriptor, DriverQueue, INDIRECT, NEXT, WRITE};
+    use super::super::driver::DriverQueue;
+    use super::super::rings::Descriptor;
     use super::*;
     use crate::arch::layout::MIB;
     use crate::memory::map::MemoryMap;
@@ -405,7 +419,7 @@ mod tests {
         assert_eq!(chain.write(&ram, b"answer"), 6);
         assert_eq!(
             (live.push(std::slice::from_ref(&chain)), driver.used(), driver.used()),
-            (Ok(true), Some((head, 6)), None)
+            (true, Some((head, 6)), None)
         );
         let mut answer = [0; 4];
         ram.read(BUFFER + 0x100, &mut answer).unwrap();
@@ -483,7 +497,7 @@ mod tests {
             driver.send(&[(BUFFER, 1)], &[]);
             let Some(chain) = live.pop().unwrap() else { break };
             popped += 1;
-            live.push(std::slice::from_ref(&chain)).unwrap();
+            live.push(std::slice::from_ref(&chain));
         }
         assert_eq!((popped, live.end_round()), (8, Ok(true)));
     }
@@ -496,7 +510,7 @@ mod tests {
         live.begin_round();
         let chain = live.pop().unwrap().unwrap();
         assert_eq!(live.pop(), Err(QueueFault::InFlight));
-        live.push(std::slice::from_ref(&chain)).unwrap();
+        live.push(std::slice::from_ref(&chain));
         driver.offer(head);
         assert!(live.pop().unwrap().is_some(), "used, it may come again");
     }
@@ -539,7 +553,7 @@ mod tests {
         let popped = live.pop().unwrap().unwrap();
         live.put_back(std::slice::from_ref(&popped)).unwrap();
         while let Some(chain) = live.pop().unwrap() {
-            live.push(std::slice::from_ref(&chain)).unwrap();
+            live.push(std::slice::from_ref(&chain));
         }
         assert_eq!((live.end_round(), kick_at()), (Ok(false), 4));
         for _ in 0..4 {
@@ -576,7 +590,7 @@ mod tests {
                 for chain in &mut chains {
                     assert_eq!(chain.write(&ram, &[1; 5]), 5);
                 }
-                let interrupt = live.push(&chains).unwrap();
+                let interrupt = live.push(&chains);
                 let used: Vec<_> = std::iter::from_fn(|| driver.used()).collect();
                 assert!(used.len() == count && used.iter().all(|(_, written)| *written == 5), "{used:?}");
                 interrupt

@@ -6,7 +6,7 @@
 use super::device::VirtioDevice;
 use super::driver::DriverQueue;
 use super::function::{ACKNOWLEDGE, DRIVER, DRIVER_OK, FEATURES_OK, NEEDS_RESET, VirtioFunction};
-use super::queue::QueueSetup;
+use super::rings::QueueSetup;
 use super::transport::mmio::MmioTransport;
 use super::transport::pci::VirtioPci;
 use crate::arch::layout::{MIB, PCI_WINDOW, VIRTIO_MMIO};

@@ -41,7 +41,7 @@ impl VirtioDevice for Rng {
             if let Some(queue) = queues.queue(REQUEST_QUEUE) {
                 chain.write(queue.ram(), &random[..count]);
             }
-            queues.push(REQUEST_QUEUE, &chain)?;
+            queues.push(REQUEST_QUEUE, &chain);
         }
         Ok(())
     }

@@ -51,7 +51,7 @@ impl Vsock {
                 });
                 self.exchange.take(&header, payload);
             }
-            queues.push(TRANSMIT, &chain)?;
+            queues.push(TRANSMIT, &chain);
         }
         Ok(())
     }
@@ -71,7 +71,7 @@ impl Vsock {
                     chain.write(queue.ram(), &self.payload[..header.len as usize]);
                 }
             }
-            queues.push(RECEIVE, &chain)?;
+            queues.push(RECEIVE, &chain);
         }
         Ok(())
     }

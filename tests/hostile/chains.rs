@@ -3,9 +3,9 @@
 use crate::devices::{ROWS, Row};
 use crate::{allocations, on_each, rig, works};
 use hostel::arch::layout::{HOLE_START, IOAPIC, MIB, PCI_ECAM, PCI_WINDOW, VIRTIO_MMIO};
-use hostel::virtio::driver::{Descriptor, DriverQueue, INDIRECT, NEXT, WRITE};
-use hostel::virtio::queue::QueueSetup;
+use hostel::virtio::driver::DriverQueue;
 use hostel::virtio::rig::{BOTH, ENTRIES, RAM, READABLE, RINGS, Rig, WRITABLE};
+use hostel::virtio::rings::{Descriptor, INDIRECT, NEXT, QueueSetup, WRITE};
 use std::time::{Duration, Instant};
 
 /// Where indirect tables go.

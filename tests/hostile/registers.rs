@@ -3,8 +3,8 @@
 use crate::{answers, on_each, works};
 use hostel::bus::bus::lock;
 use hostel::virtio::function::{DRIVER_OK, FEATURES_OK};
-use hostel::virtio::queue::QueueSetup;
 use hostel::virtio::rig::{ENTRIES, READABLE, Rig};
+use hostel::virtio::rings::QueueSetup;
 
 /// Feature that every driver must accept.
 const VERSION_1: u64 = 1 << 32;
