@@ -161,6 +161,14 @@ impl Image {
         self.direct.is_some()
     }
 
+    /// The file behind the page cache, if the disk's bytes are there as they are and reads go through it.
+    pub fn cached(&self) -> Option<&File> {
+        match &self.store {
+            Store::File(file) if self.direct.is_none() => Some(file),
+            _ => None,
+        }
+    }
+
     /// Where to a call at `offset` goes: past the page cache if it can.
     pub fn store_for(&self, call: &Call, offset: u64) -> Store {
         match (&self.direct, call) {
