@@ -9,6 +9,9 @@ use crate::backend::local_socket::LocalAddress;
 use crate::backend::net_passt::Forward;
 use crate::backend::net_switch::is_name;
 use crate::backend::rate::{RATE_MAX, Rates};
+use crate::backend::share::server::Rights;
+use crate::backend::unpack::layout::{self, ImageCommand};
+use crate::backend::unpack::root::Source;
 use crate::backend::vsock::exchange::PATH_MAX;
 use crate::boot::format::ImageFormat;
 use crate::kvm::msr_filter::MsrFilter;
@@ -22,7 +25,7 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 /// What a guest's init mounts its root by.
-const ROOT_TAG: &str = "hostel.root";
+pub const ROOT_TAG: &str = "hostel.root";
 
 /// RAM of a machine unless told otherwise.
 const DEFAULT_RAM: &str = "512M";
@@ -39,8 +42,9 @@ pub struct RunConfig {
     pub args: Vec<String>,
 
     /// Run a command with this directory as the root of a Linux guest, and end with its status: DIR, with ,overlay (what the guest
-    /// writes is gone at the end: the default) or ,rw (it is written into DIR)
-    #[arg(long, value_name = "DIR", value_parser = parse_root, conflicts_with_all = ["initrd", "no_initrd", "no_default_cmdline"], help_heading = "Boot")]
+    /// writes is gone at the end: the default) or ,rw (it is written into DIR). Or with what a tar archive (.tar, .gz, .zst, .xz) or an
+    /// image in an OCI layout directory holds, whose command is the default
+    #[arg(long, value_name = "DIR|TAR", value_parser = parse_root, conflicts_with_all = ["initrd", "no_initrd", "no_default_cmdline"], help_heading = "Boot")]
     pub root: Option<RootChoice>,
 
     /// What the machine is made of
@@ -75,10 +79,14 @@ pub struct RunConfig {
 /// `--root`.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct RootChoice {
-    /// The directory, without symbolic links.
+    /// The directory or archive, without symbolic links.
     pub path: PathBuf,
+    /// What is unpacked there, where it is not the root itself.
+    pub packed: Option<Source>,
     /// Whether the guest writes into it.
     pub writes: bool,
+    /// What an image says of the command to run; known when it is unpacked.
+    pub command: ImageCommand,
 }
 
 impl RunConfig {
@@ -97,8 +105,8 @@ impl RunConfig {
     /// Adds what options bring along: a root is a share, and its command runs on a virtio console.
     pub fn settle(&mut self) {
         if let Some(root) = &self.root {
-            let share = ShareChoice { path: root.path.clone(), tag: Some(ROOT_TAG.into()), read_only: !root.writes };
-            self.devices.share.push(share);
+            let rights = if root.writes { Rights::Write } else { Rights::Read };
+            self.devices.share.push(ShareChoice { path: root.path.clone(), tag: Some(ROOT_TAG.into()), rights });
             self.devices.virtio_console = true;
         }
     }
@@ -272,8 +280,8 @@ pub struct ShareChoice {
     pub path: PathBuf,
     /// What the guest mounts it by, where the user gave it a name.
     pub tag: Option<String>,
-    /// Whether the guest may only read it.
-    pub read_only: bool,
+    /// What the guest may do with it.
+    pub rights: Rights,
 }
 
 impl DevicesConfig {
@@ -621,10 +629,10 @@ fn parse_share(text: &str) -> Result<ShareChoice, String> {
     if !tag.is_none_or(|tag| (1..=TAG_SIZE).contains(&tag.len()) && tag.bytes().all(|c| c.is_ascii_graphic())) {
         return Err(format!("a tag has 1 to {TAG_SIZE} visible ASCII characters"));
     }
-    let mut share = ShareChoice { path: path.into(), tag: tag.map(Into::into), read_only: false };
+    let mut share = ShareChoice { path: path.into(), tag: tag.map(Into::into), rights: Rights::Write };
     for word in words {
         match word {
-            "ro" => share.read_only = true,
+            "ro" => share.rights = Rights::Read,
             _ => return Err(format!("unknown option {word:?}: use ro; no path has a comma")),
         }
     }
@@ -639,7 +647,16 @@ fn parse_root(text: &str) -> Result<RootChoice, String> {
         _ => return Err(format!("unknown option {mode:?}: use rw or overlay; no path has a comma")),
     };
     let path = Path::new(path).canonicalize().map_err(|error| error.to_string())?;
-    if path.is_dir() { Ok(RootChoice { path, writes }) } else { Err("it is no directory".into()) }
+    let packed = match () {
+        () if path.is_file() => Some(Source::Archive),
+        () if layout::is_layout(&path) => Some(Source::Layout),
+        () if path.is_dir() => None,
+        () => return Err("it is neither a directory nor an archive".into()),
+    };
+    if writes && packed.is_some() {
+        return Err("an archive is not written to: leave rw away, or unpack it into a directory".into());
+    }
+    Ok(RootChoice { path, packed, writes, command: ImageCommand::default() })
 }
 
 fn parse_net(text: &str) -> Result<NetChoice, String> {
@@ -773,15 +790,12 @@ mod tests {
 
     #[test]
     fn shares_have_a_tag_and_may_be_read_only() {
-        let share = |path: &str, tag: Option<&str>, read_only| ShareChoice {
-            path: path.into(),
-            tag: tag.map(Into::into),
-            read_only,
-        };
-        assert_eq!(parse_share("/srv"), Ok(share("/srv", None, false)));
-        assert_eq!(parse_share("a:b:data,ro"), Ok(share("a:b", Some("data"), true)));
+        let share =
+            |path: &str, tag: Option<&str>, rights| ShareChoice { path: path.into(), tag: tag.map(Into::into), rights };
+        assert_eq!(parse_share("/srv"), Ok(share("/srv", None, Rights::Write)));
+        assert_eq!(parse_share("a:b:data,ro"), Ok(share("a:b", Some("data"), Rights::Read)));
         let long = "t".repeat(TAG_SIZE);
-        assert_eq!(parse_share(&format!(".:{long}")), Ok(share(".", Some(&long), false)));
+        assert_eq!(parse_share(&format!(".:{long}")), Ok(share(".", Some(&long), Rights::Write)));
         for bad in ["", ",ro", ":data", ".:", ".:a b", ".:a,rw", ".,", &format!(".:{long}t")] {
             assert!(parse_share(bad).is_err(), "{bad}");
         }
@@ -789,13 +803,18 @@ mod tests {
 
     #[test]
     fn a_root_is_a_directory_that_is_there() {
-        let root = |writes| Ok(RootChoice { path: "/".into(), writes });
+        let root = |writes| Ok(RootChoice { path: "/".into(), packed: None, writes, command: ImageCommand::default() });
         assert_eq!(
             (parse_root("/"), parse_root("/proc/..,overlay"), parse_root("/,rw")),
             (root(false), root(false), root(true))
         );
-        for (bad, why) in [("/none", "No such file"), ("/proc/version", "no directory"), ("/,ro", "use rw or overlay")]
-        {
+        assert_eq!(parse_root("/proc/version").unwrap().packed, Some(Source::Archive));
+        for (bad, why) in [
+            ("/none", "No such file"),
+            ("/dev/null", "neither a directory"),
+            ("/proc/version,rw", "not written to"),
+            ("/,ro", "use rw or overlay"),
+        ] {
             assert!(parse_root(bad).unwrap_err().contains(why), "{bad}");
         }
     }

@@ -11,7 +11,7 @@ use hostel::doctor::examine::examine;
 use hostel::machine::console::say;
 use hostel::machine::outcome::{HOST_ERROR, Outcome, USAGE};
 use hostel::machine::phases::now_us;
-use hostel::machine::{build, run};
+use hostel::machine::{build, root_archive, run};
 use hostel::memory::heap;
 use hostel::process::{self, options::ExecConfig};
 use std::io::{ErrorKind, IsTerminal, Write, stdout};
@@ -83,7 +83,8 @@ fn exec(config: &ExecConfig) -> i32 {
 }
 
 fn dry_run(config: &RunConfig) -> anyhow::Result<i32> {
-    let blueprint = build::prepare(config)?;
+    let unpacked = root_archive::unpack(config)?;
+    let blueprint = build::prepare(unpacked.as_ref().map_or(config, |unpacked| &unpacked.config))?;
     blueprint.initrd.warning.iter().for_each(|warning| say(warning));
     print(blueprint.to_string().as_bytes(), 0)
 }

@@ -17,6 +17,7 @@ use common::kvm;
 use hostel::arch::irqchip::Irqchip;
 use hostel::backend::block::disk::DiskOptions;
 use hostel::backend::rate::Rates;
+use hostel::backend::share::server::Rights;
 use hostel::cli::Cli;
 use hostel::config::{DevicesConfig, DiskChoice, NetChoice, NetKind, ShareChoice, TransportChoice};
 use hostel::machine::devices;
@@ -304,7 +305,7 @@ fn every_device_has_its_row() {
             net: vec![NetChoice { kind: NetKind::Tap("tap0".into()), mac: None, rates: Rates::default() }],
             ..none()
         },
-        DevicesConfig { share: vec![ShareChoice { path: ".".into(), tag: None, read_only: true }], ..none() },
+        DevicesConfig { share: vec![ShareChoice { path: ".".into(), tag: None, rights: Rights::Read }], ..none() },
     ];
     for node in configs.iter().flat_map(|config| devices::nodes(Irqchip::Split, config)) {
         let row = README.lines().find(|line| line.starts_with(&format!("| `{}` |", node.name)));

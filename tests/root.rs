@@ -1,5 +1,6 @@
-//! A directory as the root of an unmodified distribution kernel, in the lab: a command runs there with an ordinary user's rights, ends with
-//! its status, and leaves the directory as it was, or writes into it where it may.
+//! A directory, an archive or an image as the root of an unmodified distribution kernel, in the lab: a command runs there with an ordinary
+//! user's rights, ends with its status, and leaves the directory as it was, or writes into it where it may. What is unpacked is gone
+//! at the end, however that comes.
 
 #[allow(dead_code, reason = "each test program uses its part")]
 mod common;
@@ -10,20 +11,28 @@ use common::lab_image::find_program;
 use common::linux_guest::{LEAVES_INITRAMFS, way_out};
 use common::scratch::Scratch;
 use common::session::Session;
-use std::fs::{self, Permissions};
+use rustix::process::{Pid, Signal, kill_process};
+use serde_json::{Value, json};
+use sha2::{Digest, Sha256};
+use std::fs::{self, File, Permissions};
 use std::io::{BufRead, BufReader, Write};
 use std::net::{TcpListener, UdpSocket};
 use std::os::unix::fs::{MetadataExt, PermissionsExt, symlink};
-use std::os::unix::process::CommandExt;
-use std::process::Command;
+use std::os::unix::process::{CommandExt, ExitStatusExt};
+use std::path::Path;
+use std::process::{Command, Stdio};
 use std::thread;
+use std::time::{Duration, Instant};
+use tar::{Builder, EntryType, Header};
 
 /// An ordinary user, who has no name here.
 const USER: u32 = 1000;
 
 /// Runs a command with `root` as its root, as the ordinary user.
 fn run(kernel: &str, root: &str, options: &[&str], words: &[&str], input: &str) -> Finished {
-    fs::set_permissions("/dev/kvm", Permissions::from_mode(0o666)).expect("the lab's device is ours");
+    for (path, mode) in [("/dev/kvm", 0o666), ("/tmp", 0o1777)] {
+        fs::set_permissions(path, Permissions::from_mode(mode)).expect("the lab is ours");
+    }
     let mut command = Command::new(PROGRAM);
     command.uid(USER).gid(USER).current_dir("/lib/modules").env("HOME", "/nonexistent");
     command.args(["run", kernel, "--root", root]).args(options).arg("--").args(words);
@@ -118,6 +127,157 @@ fn what_cannot_run_is_told_apart() {
     let empty = hostel(&["run", &kernel, "--root", &path, "--modules", &path, "--timeout", "60s"], "");
     assert_eq!(empty.status, 125, "{}", empty.stderr);
     assert!(empty.stderr.contains("only if they are built in"), "{}", empty.stderr);
+}
+
+/// A member of an archive, whoever it belongs to.
+fn member(archive: &mut Builder<Vec<u8>>, name: &str, kind: EntryType, mode: u32, content: &[u8]) {
+    let mut header = Header::new_gnu();
+    header.set_entry_type(kind);
+    header.set_mode(mode);
+    header.set_uid(8);
+    header.set_gid(12);
+    header.set_mtime(0);
+    header.set_device_major(1).expect("the format has it");
+    header.set_device_minor(3).expect("the format has it");
+    header.set_size(content.len() as u64);
+    archive.append_data(&mut header, name, content).expect("it is in memory");
+}
+
+/// An archive of a shell, and of what an ordinary user can neither own nor make.
+fn small_archive() -> Vec<u8> {
+    let root = small_root("archived");
+    let mut archive = Builder::new(Vec::new());
+    archive.follow_symlinks(false);
+    archive.append_dir_all("bin", root.join("bin")).expect("it is there");
+    member(&mut archive, "letters", EntryType::Regular, 0o4640, b"for user 8\n");
+    member(&mut archive, "null", EntryType::Char, 0o666, b"");
+    archive.into_inner().expect("it is in memory")
+}
+
+/// What of the archive is there, and that all of it can be written to.
+const FINDS: &str = "
+id -u; pwd; stat -c '%u %g %a' /letters; cat /letters
+stat -c '%F' /null
+echo more >>/letters && cat /letters && touch /bin/new && echo /bin/*
+exit 6
+";
+
+#[test]
+fn an_archive_is_a_root_and_leaves_nothing() {
+    let Some(kernel) = lab_kernel() else { return };
+    let scratch = Scratch::new("archive");
+    let path = scratch.file("root.tar", &small_archive());
+    fs::set_permissions(scratch.path(), Permissions::from_mode(0o755)).expect("it is ours");
+    let run = run(&kernel, &path, &[], &["sh", "-c", FINDS], "");
+    let want = "0\n/\n8 12 4640\nfor user 8\ncharacter special file\nfor user 8\nmore\n\
+        /bin/busybox /bin/id /bin/new /bin/sh /bin/touch\n";
+    assert_eq!((run.status, run.stdout.as_str()), (6, want));
+    assert_eq!(remains(&std::env::temp_dir()), 0);
+}
+
+/// A layout with one image for this processor of these layers and this configuration (OCI Image Specification "Image Layout").
+fn make_layout(path: &str, layers: &[Vec<u8>], config: &Value) {
+    fs::create_dir_all(format!("{path}/blobs/sha256")).expect("it can be made");
+    fs::write(format!("{path}/oci-layout"), r#"{"imageLayoutVersion": "1.0.0"}"#).expect("it can be made");
+    let blob = |kind: &str, bytes: &[u8]| {
+        let hex: String = Sha256::digest(bytes).iter().map(|byte| format!("{byte:02x}")).collect();
+        fs::write(format!("{path}/blobs/sha256/{hex}"), bytes).expect("it can be made");
+        json!({"mediaType": format!("application/vnd.oci.image.{kind}"), "digest": format!("sha256:{hex}"), "size": bytes.len()})
+    };
+    let layers: Vec<_> = layers.iter().map(|layer| blob("layer.v1.tar", layer)).collect();
+    let config = json!({"architecture": "amd64", "os": "linux", "config": config}).to_string();
+    let manifest = json!({"config": blob("config.v1+json", config.as_bytes()), "layers": layers}).to_string();
+    let index = json!({"manifests": [blob("manifest.v1+json", manifest.as_bytes())]}).to_string();
+    fs::write(format!("{path}/index.json"), index).expect("it can be made");
+}
+
+#[test]
+fn an_image_brings_its_command() {
+    let Some(kernel) = lab_kernel() else { return };
+    let scratch = Scratch::new("image");
+    let mut upper = Builder::new(Vec::new());
+    member(&mut upper, ".wh.letters", EntryType::Regular, 0o644, b"");
+    member(&mut upper, "srv/page", EntryType::Regular, 0o644, b"a page\n");
+    let upper = upper.into_inner().expect("it is in memory");
+    let config = json!({
+        "Entrypoint": ["sh", "-c"],
+        "Cmd": ["echo $GREETING $HOME $TERM; cat page; cat /letters || exit 9"],
+        "Env": ["PATH=/bin", "GREETING=hello there", "HOME=/srv"],
+        "WorkingDir": "/srv",
+        "User": "web",
+    });
+    let layout = scratch.join("layout");
+    make_layout(&layout, &[small_archive(), upper], &config);
+    fs::set_permissions(scratch.path(), Permissions::from_mode(0o755)).expect("it is ours");
+    let default = run(&kernel, &layout, &[], &[], "");
+    let want = "hello there /srv dumb\na page\ncat: can't open '/letters': No such file or directory\n";
+    assert_eq!((default.status, default.stdout.as_str()), (9, want));
+    assert!(default.stderr.contains("for user web: it runs as user 0"), "{}", default.stderr);
+    // Words of the user's take the place of all of them, and find the rest.
+    let given = run(&kernel, &layout, &[], &["sh", "-c", "pwd; echo $GREETING; exit 4"], "");
+    assert_eq!((given.status, given.stdout.as_str()), (4, "/srv\nhello there\n"));
+    assert_eq!(remains(&std::env::temp_dir()), 0);
+}
+
+/// Directories that were unpacked into, and are still there.
+fn remains(directory: &Path) -> usize {
+    let names = fs::read_dir(directory).expect("it is there").map(|entry| entry.expect("it is there").file_name());
+    names.filter(|name| name.to_string_lossy().starts_with("hostel-root-")).count()
+}
+
+/// An archive that takes long enough to unpack: a hole of 8 GiB on the host, and no less when it is written.
+fn endless_archive(path: &str) {
+    let mut header = Header::new_gnu();
+    header.set_path("zeroes").expect("it is a name");
+    header.set_mode(0o644);
+    header.set_uid(0);
+    header.set_gid(0);
+    header.set_mtime(0);
+    header.set_size(8 << 30);
+    header.set_cksum();
+    let mut file = File::create(path).expect("the scratch directory takes a file");
+    file.write_all(header.as_bytes()).expect("it takes bytes");
+    file.set_len(9 << 30).expect("it takes a hole");
+}
+
+/// Needs neither a kernel nor KVM: what cannot be unpacked ends before.
+#[test]
+fn what_is_unpacked_goes_when_it_fails_is_interrupted_or_was_killed() {
+    let scratch = Scratch::new("unpacking");
+    let temporary = scratch.join("tmp");
+    fs::create_dir(&temporary).expect("the scratch directory takes one more");
+    let start = |root: &str| {
+        let mut command = Command::new(PROGRAM);
+        command.args(["run", "hello", "--root", root]).env("TMPDIR", &temporary);
+        command
+    };
+    let endless = scratch.join("endless.tar");
+    endless_archive(&endless);
+    for (signal, left) in [(Signal::INT, 0), (Signal::KILL, 1)] {
+        let mut child = start(&endless).stderr(Stdio::piped()).spawn().expect("the program can be started");
+        let deadline = Instant::now() + Duration::from_secs(20);
+        while zeroes(&temporary).unwrap_or(0) == 0 {
+            assert!(Instant::now() < deadline, "nothing is unpacked");
+            thread::sleep(Duration::from_millis(1));
+        }
+        kill_process(Pid::from_child(&child), signal).expect("it runs");
+        let status = child.wait().expect("it can be waited for");
+        assert_eq!(status.signal(), Some(signal.as_raw()));
+        assert_eq!(remains(Path::new(&temporary)), left, "{signal:?}");
+    }
+    let bad = scratch.file("bad.tar", &[b'x'; 4096]);
+    let run = finish(start(&bad), "");
+    assert_eq!(run.status, 125, "{run:?}");
+    assert!(run.stderr.contains("bad.tar: it is no tar archive, plain or packed"), "{run:?}");
+    assert_eq!(remains(Path::new(&temporary)), 0, "the next one cleans up");
+    let writes = finish(start(&format!("{bad},rw")), "");
+    assert!(writes.status == 2 && writes.stderr.contains("an archive is not written to"), "{writes:?}");
+}
+
+/// Bytes of what has been unpacked of the endless archive.
+fn zeroes(temporary: &str) -> Option<u64> {
+    let entry = fs::read_dir(temporary).ok()?.next()?.ok()?;
+    Some(fs::metadata(entry.path().join("root/zeroes")).ok()?.len())
 }
 
 const TALKS: &str = "

@@ -7,6 +7,7 @@
 use arbitrary::Arbitrary;
 use hostel::backend::share::client::{Client, message};
 use hostel::backend::share::protocol::{Fields, ROOT, opcode};
+use hostel::backend::share::server::Rights;
 use hostel::backend::share::table::Limits;
 use hostel::memory::ram::GuestRam;
 use hostel::virtio::fs::Fs;
@@ -228,7 +229,7 @@ impl Share {
         let clients = clients(&ram, watched.path());
         let kit = watched.path().join("kit");
         fs::create_dir(&kit).expect("it can be made");
-        let device = Fs::open(&kit, "fuzz", false, 1).expect("it can be shared");
+        let device = Fs::open(&kit, "fuzz", Rights::Write, 1).expect("it can be shared");
         fs::remove_dir(&kit).expect("it is there");
         watched.has_changed();
         Share { watched, ram, clients, kit: Rig::new(Box::new(device), Via::Mmio) }
@@ -263,8 +264,8 @@ impl Share {
 }
 
 fn clients(ram: &Arc<GuestRam>, outside: &Path) -> [Client; 2] {
-    let client = |read_only| Client::on(ram.clone(), &outside.join("shared"), read_only, LIMITS);
-    [false, true].map(|read_only| client(read_only).expect("it can be shared"))
+    let client = |rights| Client::on(ram.clone(), &outside.join("shared"), rights, LIMITS);
+    [Rights::Write, Rights::Read].map(|rights| client(rights).expect("it can be shared"))
 }
 
 /// A good client is served.

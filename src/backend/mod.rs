@@ -1,5 +1,5 @@
 //! The host's side of devices: the console's output and input, the terminal, who watches what the guest prints, disks, networks,
-//! sockets and shared directories.
+//! sockets, shared directories, and root file systems out of archives.
 
 pub mod balloon;
 pub mod block;
@@ -35,4 +35,5 @@ pub mod socket_options;
 pub mod stream_pattern;
 pub mod terminal;
 pub mod timer;
+pub mod unpack;
 pub mod vsock;

@@ -28,8 +28,8 @@ pub struct Signals {
 }
 
 impl Signals {
-    /// Catches the signals from now on; `waker` wakes whoever calls [`Signals::came`]. Once a process. One that was
-    /// ignored before (nohup, a shell's background job) stays ignored.
+    /// Catches the signals from now on; `waker` wakes whoever calls [`Signals::came`]. One at a time in a process; a signal that an
+    /// earlier one has caught wakes at once. One that was ignored before (nohup, a shell's background job) stays ignored.
     ///
     /// # Errors
     /// The host refuses a handler.
@@ -38,6 +38,9 @@ impl Signals {
         let wanted = ENDING.into_iter().filter(|signal| !is_ignored(*signal));
         for signal in wanted.chain([libc::SIGCONT, libc::SIGXFSZ]) {
             catch(signal)?;
+        }
+        if CAME.load(Ordering::SeqCst) != 0 {
+            waker.wake();
         }
         Ok(Signals { _waker: waker })
     }

@@ -8,7 +8,7 @@
 use lz4_flex::block::decompress_into;
 use ruzstd::decoding::StreamingDecoder;
 use serde::{Deserialize, Serialize};
-use std::io::{self, Read};
+use std::io::{self, BufRead, Read};
 use std::num::NonZero;
 use std::{fmt, thread};
 
@@ -82,14 +82,17 @@ impl Compression {
         // It only saves reallocation, so it may be wrong; but a small file must not ask for much memory.
         let told = payload.last_chunk().map_or(0, |size| u32::from_le_bytes(*size) as usize);
         let size = told.min(max).min(payload.len().saturating_mul(EXPECTED_RATIO));
+        // Of the type that other streams have, so that each decoder is in the program once; they ask for much at a time.
+        let mut rest = payload;
+        let stream: &mut dyn BufRead = &mut rest;
         match self {
             Compression::None => read_at_most(payload, payload.len(), max),
-            Compression::Gzip => read_at_most(flate2::bufread::GzDecoder::new(payload), size, max),
+            Compression::Gzip => read_at_most(flate2::bufread::GzDecoder::new(stream), size, max),
             Compression::Xz => {
-                read_at_most(lzma_rust2::XzReader::new_mem_limit(payload, false, DICTIONARY_MAX_KIB), size, max)
+                read_at_most(lzma_rust2::XzReader::new_mem_limit(stream, false, DICTIONARY_MAX_KIB), size, max)
             }
             Compression::Zstd => {
-                let decoder = StreamingDecoder::new_with_max_window_size(payload, ZSTD_WINDOW_MAX);
+                let decoder = StreamingDecoder::new_with_max_window_size(stream, ZSTD_WINDOW_MAX);
                 read_at_most(decoder.map_err(io::Error::other)?, size, max)
             }
             Compression::Lz4 => unpack_lz4(payload, max),

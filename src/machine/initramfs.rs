@@ -126,7 +126,9 @@ fn places(config: &RunConfig, version: &str) -> Vec<PathBuf> {
     if let Some(directory) = &config.boot.modules {
         return [directory.clone(), directory.join(version)].into_iter().chain(below(directory)).collect();
     }
-    let mut places: Vec<_> = config.root.iter().flat_map(|root| below(&root.path)).collect();
+    // Not those of an archive: its links could make any file of the host a module.
+    let root = config.root.iter().filter(|root| root.packed.is_none());
+    let mut places: Vec<_> = root.flat_map(|root| below(&root.path)).collect();
     let image = config.image.as_deref().and_then(|image| std::path::absolute(image).ok());
     let beside = image.as_deref().and_then(Path::parent);
     // Some distributions keep the image itself among its modules.

@@ -10,6 +10,7 @@ use super::io::{IoHandler, MachineIo};
 use super::outcome::{Outcome, Stopped};
 use super::phases::{Phases, now_us};
 use super::root::{CommandNews, StatusPort};
+use super::root_archive::RootError;
 use super::storing::Storing;
 use super::tracing::TracingError;
 use super::virtio::{self, DeviceError, Opened};
@@ -77,6 +78,9 @@ pub enum RunError {
     /// The machine could not be built.
     #[error(transparent)]
     Build(#[from] BuildError),
+    /// The root could not be had.
+    #[error(transparent)]
+    Root(#[from] RootError),
     /// The console could not be opened.
     #[error(transparent)]
     Console(#[from] ConsoleError),

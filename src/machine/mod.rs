@@ -19,6 +19,7 @@ pub mod plan;
 pub mod report;
 pub mod report_file;
 pub mod root;
+pub mod root_archive;
 pub mod run;
 pub mod storing;
 pub mod trace_checked;

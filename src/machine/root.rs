@@ -44,13 +44,15 @@ pub fn check_command(arguments: &[String]) -> Result<(), String> {
 
 /// The files that tell the init what to do; `image` is the image's name.
 pub fn files(root: &RootChoice, config: &RunConfig, image: &str) -> Vec<(&'static str, Vec<u8>)> {
-    let words: Vec<&str> = match config.args.as_slice() {
+    let words: Vec<&str> = match command(root, config) {
         [] => vec![SHELL.1],
         arguments => arguments.iter().map(String::as_str).collect(),
     };
-    let file = config.args.first().map_or(SHELL.0, String::as_str);
+    let file = command(root, config).first().map_or(SHELL.0, String::as_str);
     let sides = sides(config);
-    let environment = environment(sides.contains("output"));
+    let mut environment = environment(sides.contains("output"));
+    root.command.environment.iter().for_each(|variable| set(&mut environment, variable));
+    let path = environment.iter().rev().find_map(|variable| variable.strip_prefix("PATH=")).unwrap_or(PATH);
     let environment: Vec<&str> = environment.iter().map(String::as_str).collect();
     let name = config.machine.name.as_deref();
     let mut files = vec![
@@ -58,13 +60,18 @@ pub fn files(root: &RootChoice, config: &RunConfig, image: &str) -> Vec<(&'stati
         ("/hostel/arguments", strings(&words)),
         ("/hostel/environment", strings(&environment)),
         ("/hostel/file", file.into()),
-        ("/hostel/path", PATH.into()),
-        ("/hostel/directory", directory(&root.path).into_bytes()),
+        ("/hostel/path", path.into()),
+        ("/hostel/directory", beginning(root).into_bytes()),
         ("/hostel/terminal", sides.into()),
         ("/hostel/name", name.unwrap_or(HOST_NAME).into()),
     ];
     files.extend(network(&config.devices.net, name.unwrap_or(image)).map(|text| ("/hostel/network", text.into())));
     files
+}
+
+/// What is run: what the user says, or else the image; empty for a shell.
+fn command<'a>(root: &'a RootChoice, config: &'a RunConfig) -> &'a [String] {
+    if config.args.is_empty() { &root.command.words } else { &config.args }
 }
 
 /// What to set of the first interface behind a passt: which it is, its address, mask, router and name server. `None` without one.
@@ -76,7 +83,10 @@ fn network(nets: &[NetChoice], name: &str) -> Option<String> {
 
 /// What is run where, in words.
 pub fn describe(root: &RootChoice, config: &RunConfig) -> String {
-    let command = if config.args.is_empty() { SHELL.0.to_owned() } else { config.args.join(" ") };
+    let command = match command(root, config) {
+        [] => SHELL.0.to_owned(),
+        words => words.join(" "),
+    };
     let how = if root.writes { "which it writes to" } else { "under a layer in memory" };
     format!("{command}, in {}, {how}", root.path.display())
 }
@@ -107,7 +117,22 @@ fn environment(on_terminal: bool) -> Vec<String> {
     environment
 }
 
-/// The directory to begin in: the present one, where it is below the root.
+/// Adds a variable, in the place of one of the same name.
+fn set(environment: &mut Vec<String>, variable: &str) {
+    let Some((name, _)) = variable.split_once('=') else { return };
+    environment.retain(|other| other.split_once('=').is_none_or(|(other, _)| other != name));
+    environment.push(variable.into());
+}
+
+/// The directory to begin in.
+fn beginning(root: &RootChoice) -> String {
+    match root.packed {
+        None => directory(&root.path),
+        Some(_) => format!("/{}", root.command.directory.trim_start_matches('/')),
+    }
+}
+
+/// The present directory, where it is below the root.
 fn directory(root: &Path) -> String {
     let here = std::env::current_dir().ok();
     let below = here.as_deref().and_then(|here| here.strip_prefix(root).ok()).and_then(Path::to_str);

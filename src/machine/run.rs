@@ -6,6 +6,7 @@ use super::names::names;
 use super::outcome::{CommandEnd, HOST_ERROR, NO_COMMAND, Outcome, USAGE};
 use super::phases::{Phases, now_us};
 use super::report::{Ending, Run};
+use super::root_archive::{self, RootError};
 use super::tracing::Tracing;
 use super::watch::Watch;
 use super::{junit, report_file};
@@ -55,6 +56,12 @@ struct Attempt {
 
 fn attempt(config: &RunConfig, trace: Option<&TraceConfig>, process_start: u64) -> Result<Attempt, RunError> {
     let names = names(config).map_err(build::BuildError::from)?;
+    let unpacked = root_archive::unpack(config).map_err(|error| match error {
+        RootError::Signal(signal) => RunError::Signal(signal),
+        error => error.into(),
+    })?;
+    // The tree goes away with it at the end.
+    let config = unpacked.as_ref().map_or(config, |unpacked| &unpacked.config);
     let mut blueprint = build::prepare(config)?;
     let store = blueprint.store.take();
     blueprint.initrd.warning.iter().for_each(|warning| say(warning));

@@ -125,7 +125,7 @@ pub fn open(
         socket = Some(file);
     }
     for (tag, share) in config.tags().zip(&config.share) {
-        devices.push(Box::new(Fs::open(&share.path, &tag, share.read_only, config.share.len())?));
+        devices.push(Box::new(Fs::open(&share.path, &tag, share.rights.clone(), config.share.len())?));
     }
     Ok(Opened { devices, socket })
 }

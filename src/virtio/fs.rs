@@ -11,6 +11,7 @@ use super::queue::{Chain, QueueFault};
 use crate::backend::share::host::ShareError;
 use crate::backend::share::pool::Share;
 use crate::backend::share::request::Request;
+use crate::backend::share::server::Rights;
 use std::os::fd::BorrowedFd;
 use std::path::Path;
 
@@ -36,11 +37,11 @@ impl Fs {
     ///
     /// # Errors
     /// The directory cannot be shared.
-    pub fn open(path: &Path, tag: &str, read_only: bool, shares: usize) -> Result<Fs, ShareError> {
+    pub fn open(path: &Path, tag: &str, rights: Rights, shares: usize) -> Result<Fs, ShareError> {
         let mut config = [0; CONFIG_SIZE];
         config[..TAG_SIZE].iter_mut().zip(tag.bytes()).for_each(|(to, byte)| *to = byte);
         config[TAG_SIZE..].copy_from_slice(&1u32.to_le_bytes());
-        Ok(Fs { share: Share::open(path, read_only, shares)?, config })
+        Ok(Fs { share: Share::open(path, rights, shares)?, config })
     }
 
     /// Answers what the share's threads have done.
@@ -156,7 +157,7 @@ mod tests {
             std::fs::create_dir(&path).unwrap();
             std::fs::write(path.join("file"), vec![0xdd; MIB as usize]).unwrap();
             let ram = Arc::new(GuestRam::new(&MemoryMap::new(8 * MIB).unwrap()).unwrap());
-            let device = Box::new(Fs::open(&path, "a-tag", false, 1).unwrap());
+            let device = Box::new(Fs::open(&path, "a-tag", Rights::Write, 1).unwrap());
             let function = VirtioFunction::new(device, ram.clone(), Waker::new().unwrap()).unwrap();
             let queues = [0x1000, 0x8000].map(|base| DriverQueue::new(ram.clone(), base, 64));
             let mut bench = Bench { function, queues, ram, path };

@@ -5,6 +5,7 @@ use hostel::backend::block::disk::{DiskOptions, Mode};
 use hostel::backend::console_port::{ConsolePort, TerminalSize};
 use hostel::backend::net_port::{Arrived, HEADER_BYTES, NOTHING_LEFT, NetPort, OFFLOADS, Sent};
 use hostel::backend::rate::{Limiter, Rates};
+use hostel::backend::share::server::Rights;
 use hostel::backend::vsock::exchange::Exchange;
 use hostel::event_loop::Waker;
 use hostel::virtio::balloon::Balloon;
@@ -225,7 +226,7 @@ fn is_reply(bytes: &[u8]) -> bool {
 fn fs() -> Box<dyn VirtioDevice> {
     let path = path();
     fs::create_dir(&path).unwrap();
-    let device = Fs::open(&path, "hostile", false, 1).unwrap();
+    let device = Fs::open(&path, "hostile", Rights::Write, 1).unwrap();
     fs::remove_dir(&path).unwrap();
     Box::new(device)
 }

@@ -154,6 +154,7 @@ impl Server {
 
     /// `struct fuse_attr`.
     pub(super) fn attr(&self, stat: &Statx) -> Vec<u8> {
+        let stat = self.guise.as_ref().map_or(*stat, |guise| guise.of(stat));
         let number = self.host.number((stat.stx_dev_major, stat.stx_dev_minor), stat.stx_ino);
         let times = [stat.stx_atime, stat.stx_mtime, stat.stx_ctime];
         let fields = Fields::default().long(number).long(stat.stx_size).long(stat.stx_blocks);

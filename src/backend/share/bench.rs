@@ -2,6 +2,7 @@
 
 use super::client::{Client, Entry, text};
 use super::protocol::{Fields, opcode};
+use super::server::Rights;
 use super::table::Limits;
 use rustix::fs::RenameFlags;
 use rustix::io::Errno;
@@ -31,6 +32,12 @@ impl Bench {
 
     /// A bench whose directory is filled first.
     pub fn with(read_only: bool, limits: Limits, fill: impl FnOnce(&Path)) -> Bench {
+        let rights = if read_only { Rights::Read } else { Rights::Write };
+        Bench::with_rights(limits, fill, |_| rights)
+    }
+
+    /// A bench whose client has what rights `rights` makes of the filled directory.
+    pub fn with_rights(limits: Limits, fill: impl FnOnce(&Path), rights: impl FnOnce(&Path) -> Rights) -> Bench {
         static NUMBER: AtomicU32 = AtomicU32::new(0);
         let name = format!("hostel-share-{}-{}", std::process::id(), NUMBER.fetch_add(1, Ordering::Relaxed));
         let outside = std::env::temp_dir().join(name);
@@ -40,7 +47,7 @@ impl Bench {
         fill(&path);
         // As a machine does: each node costs a descriptor, and tests run side by side.
         let _ = Limits::of_each(1);
-        let mut client = Client::new(&path, read_only, limits).unwrap();
+        let mut client = Client::new(&path, rights(&path), limits).unwrap();
         client.initialize().unwrap();
         // Whoever runs the tests, a guest's same user makes what they make.
         client.user = (rustix::process::geteuid().as_raw(), rustix::process::getegid().as_raw());

@@ -6,7 +6,7 @@
 use super::host::ShareError;
 use super::protocol::{Fields, IN_HEADER, OUT_HEADER, ROOT, opcode};
 use super::request::Request;
-use super::server::Server;
+use super::server::{Rights, Server};
 use super::table::Limits;
 use crate::arch::layout::MIB;
 use crate::memory::map::{GuestRange, MemoryMap};
@@ -46,9 +46,9 @@ impl Client {
     ///
     /// # Errors
     /// It cannot be shared.
-    pub fn new(path: &Path, read_only: bool, limits: Limits) -> Result<Client, ShareError> {
+    pub fn new(path: &Path, rights: Rights, limits: Limits) -> Result<Client, ShareError> {
         let ram = Client::ram().map_err(|error| ShareError::Threads(std::io::Error::other(error)))?;
-        Client::on(Arc::new(ram), path, read_only, limits)
+        Client::on(Arc::new(ram), path, rights, limits)
     }
 
     /// RAM that a client can work on.
@@ -63,8 +63,8 @@ impl Client {
     ///
     /// # Errors
     /// The directory cannot be shared.
-    pub fn on(ram: Arc<GuestRam>, path: &Path, read_only: bool, limits: Limits) -> Result<Client, ShareError> {
-        let server = Server::new(path, read_only, limits)?;
+    pub fn on(ram: Arc<GuestRam>, path: &Path, rights: Rights, limits: Limits) -> Result<Client, ShareError> {
+        let server = Server::new(path, rights, limits)?;
         Ok(Client { server, user: (0, 0), ram })
     }
 

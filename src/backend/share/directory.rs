@@ -135,7 +135,8 @@ impl Server {
         reply.extend(entry.next_entry_cookie().to_le_bytes());
         reply.extend((name.count_bytes() as u32).to_le_bytes());
         // The type as directories have it: bits 12 to 15 of a mode.
-        reply.extend((entry.file_type().as_raw_mode() >> 12).to_le_bytes());
+        let kind = self.guise.as_ref().and_then(|guise| guise.kind(entry.ino())).unwrap_or(entry.file_type());
+        reply.extend((kind.as_raw_mode() >> 12).to_le_bytes());
         reply.extend(name.to_bytes());
         reply.resize(end, 0);
         true

@@ -3,6 +3,7 @@
 use super::bench::{Bench, LIMITS, is_root, tree};
 use super::client::{Client, message, text};
 use super::protocol::{Fields, ROOT, opcode};
+use super::server::Rights;
 use super::table::Limits;
 use rustix::fs::{FileType, Mode, RenameFlags};
 use rustix::io::Errno;
@@ -175,7 +176,7 @@ fn sec59_links_in_the_way_are_not_followed_by_any_request() {
 /// The device file of memory, the process's own memory, the settings of the kernel.
 #[test]
 fn sec59_of_file_systems_that_the_kernel_makes_up_nothing_is_seen() {
-    let mut client = Client::new(Path::new("/"), false, LIMITS).unwrap();
+    let mut client = Client::new(Path::new("/"), Rights::Write, LIMITS).unwrap();
     client.initialize().unwrap();
     let mut bench = Bench { client, outside: "/none/such".into(), path: "/".into() };
     let proc = bench.client.lookup(ROOT, "proc").unwrap();
@@ -188,7 +189,7 @@ fn sec59_of_file_systems_that_the_kernel_makes_up_nothing_is_seen() {
         let names: Vec<_> = bench.list(proc.node, plus, 4096).into_iter().map(|(name, ..)| name).collect();
         assert_eq!(names, [".", ".."]);
     }
-    assert!(Client::new(Path::new("/proc/self"), false, LIMITS).is_err());
+    assert!(Client::new(Path::new("/proc/self"), Rights::Write, LIMITS).is_err());
 }
 
 #[test]

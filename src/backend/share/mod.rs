@@ -6,6 +6,7 @@ pub mod client;
 pub mod data;
 pub mod directory;
 pub mod entries;
+pub mod guise;
 pub mod host;
 pub mod identity;
 pub mod pool;

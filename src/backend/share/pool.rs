@@ -5,7 +5,7 @@
 
 use super::host::ShareError;
 use super::request::Request;
-use super::server::Server;
+use super::server::{Rights, Server};
 use crate::bus::bus::lock;
 use crate::event_loop::Waker;
 use std::collections::VecDeque;
@@ -44,8 +44,8 @@ impl<T: Send + 'static> Share<T> {
     ///
     /// # Errors
     /// It cannot be shared, or the host gives no threads.
-    pub fn open(path: &Path, read_only: bool, shares: usize) -> Result<Share<T>, ShareError> {
-        let server = Server::open(path, read_only, shares)?;
+    pub fn open(path: &Path, rights: Rights, shares: usize) -> Result<Share<T>, ShareError> {
+        let server = Server::open(path, rights, shares)?;
         let state = State { waiting: VecDeque::new(), under_way: 0, done: Vec::new(), ended: false };
         let ready = Waker::new().map_err(ShareError::Threads)?;
         let (work, idle) = (Condvar::new(), Condvar::new());

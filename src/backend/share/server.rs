@@ -4,6 +4,7 @@
 //! as every virtio-fs driver does), without DAX, writeback caching and access control lists. A share that is only to be read
 //! refuses here whatever would change it, before anything is looked at. Source: `fuse.h`.
 
+use super::guise::Guise;
 use super::host::{Host, ShareError};
 use super::protocol::{ENTRY_OUT, Fields, InHeader, MAJOR, MINOR, MINOR_MIN, init, opcode};
 use super::request::Request;
@@ -12,6 +13,7 @@ use rustix::fs::Mode;
 use rustix::io::Errno;
 use rustix::thread::UnshareFlags;
 use std::path::Path;
+use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 /// Most bytes of a READ or WRITE.
@@ -62,11 +64,24 @@ pub enum Reply {
 /// A reply or an error.
 pub type Answer = Result<Reply, Errno>;
 
+/// What a client may do with a share.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub enum Rights {
+    /// Whatever this process may.
+    #[default]
+    Write,
+    /// Only read it.
+    Read,
+    /// Only read it, its files being shown as something else.
+    ReadAs(Arc<Guise>),
+}
+
 /// The server.
 pub struct Server {
     pub(super) host: Host,
     pub(super) table: Table,
     pub(super) read_only: bool,
+    pub(super) guise: Option<Arc<Guise>>,
     initialized: AtomicBool,
 }
 
@@ -75,18 +90,23 @@ impl Server {
     ///
     /// # Errors
     /// It cannot be shared.
-    pub fn open(path: &Path, read_only: bool, shares: usize) -> Result<Server, ShareError> {
-        Server::new(path, read_only, Limits::of_each(shares))
+    pub fn open(path: &Path, rights: Rights, shares: usize) -> Result<Server, ShareError> {
+        Server::new(path, rights, Limits::of_each(shares))
     }
 
     /// A server of the directory at `path` with tables of these sizes.
     ///
     /// # Errors
     /// It cannot be shared.
-    pub fn new(path: &Path, read_only: bool, limits: Limits) -> Result<Server, ShareError> {
+    pub fn new(path: &Path, rights: Rights, limits: Limits) -> Result<Server, ShareError> {
         let (host, root) = Host::open(path)?;
         let table = Table::new(root, limits);
-        Ok(Server { host, table, read_only, initialized: AtomicBool::new(false) })
+        let (read_only, guise) = match rights {
+            Rights::Write => (false, None),
+            Rights::Read => (true, None),
+            Rights::ReadAs(guise) => (true, Some(guise)),
+        };
+        Ok(Server { host, table, read_only, guise, initialized: AtomicBool::new(false) })
     }
 
     /// Serves a request. Returns the bytes that were written into its buffers.

@@ -2,12 +2,16 @@
 
 use super::bench::{Bench, LIMITS, is_root};
 use super::client::{Entry, text};
+use super::guise::{Guise, Shown};
 use super::protocol::{Fields, ROOT, opcode};
+use super::server::Rights;
 use super::table::Limits;
 use rustix::fs::RenameFlags;
 use rustix::io::Errno;
 use std::fs;
-use std::os::unix::fs::{MetadataExt, symlink};
+use std::os::unix::fs::{MetadataExt, PermissionsExt, symlink};
+use std::path::Path;
+use std::sync::Arc;
 
 #[test]
 fn client_and_server_agree() {
@@ -24,6 +28,45 @@ fn client_and_server_agree() {
     assert_eq!(newer[..4], [7, 0, 0, 0], "it may ask again");
     bench.client.ask(opcode::DESTROY, 0, &[], 0).unwrap();
     assert_eq!(bench.client.attributes(ROOT), Err(Errno::IO), "nothing before the next FUSE_INIT");
+}
+
+#[test]
+fn files_are_shown_as_what_they_are_said_to_be() {
+    let fill = |path: &Path| {
+        fs::write(path.join("device"), "").unwrap();
+        fs::write(path.join("mail"), "text").unwrap();
+        fs::write(path.join("plain"), "").unwrap();
+        fs::set_permissions(path.join("plain"), fs::Permissions::from_mode(0o604)).unwrap();
+    };
+    let guise = |path: &Path| {
+        let mut guise = Guise::default();
+        for (name, mode, uid, device) in
+            [("device", libc::S_IFBLK | 0o660, 0, (8, 300)), ("mail", 0o100_440, 8, (0, 0))]
+        {
+            let found = fs::metadata(path.join(name)).unwrap();
+            guise.note(found.ino(), found.mode() as u16, Shown { uid, gid: 6, mode: mode as u16, device });
+        }
+        Rights::ReadAs(Arc::new(guise))
+    };
+    let mut bench = Bench::with_rights(LIMITS, fill, guise);
+    for (name, mode, owner) in
+        [("device", 0o060_660, (0, 6)), ("mail", 0o100_440, (8, 6)), ("plain", 0o100_604, (0, 0))]
+    {
+        let looked = bench.client.lookup(ROOT, name).unwrap();
+        let asked = bench.client.attributes(looked.node).unwrap();
+        for found in [looked, asked] {
+            assert_eq!((found.mode, found.owner), (mode, owner), "{name}");
+        }
+    }
+    let device = bench.client.lookup(ROOT, "device").unwrap().node;
+    let attributes = bench.client.ask(opcode::GETATTR, device, &[0; 16], 112).unwrap();
+    // As new_encode_dev() in `kdev_t.h` has it, behind 76 bytes of `struct fuse_attr` and 16 before that.
+    assert_eq!(attributes[92..96], (300u32 & 0xff | 8 << 8 | (300 & !0xff) << 12).to_le_bytes());
+    let mail = bench.client.lookup(ROOT, "mail").unwrap().node;
+    assert_eq!(bench.client.open(mail, libc::O_RDWR), Err(Errno::ROFS), "it cannot be written");
+    let handle = bench.client.open(mail, libc::O_RDONLY).unwrap();
+    assert_eq!(bench.client.read(handle, 0, 100).unwrap(), b"text");
+    assert_eq!(bench.client.ask(opcode::UNLINK, ROOT, &text("mail"), 0), Err(Errno::ROFS));
 }
 
 #[test]
