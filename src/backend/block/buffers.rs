@@ -7,11 +7,12 @@ use crate::memory::map::GuestRange;
 use crate::memory::ram::{GuestRam, RamError};
 use smallvec::SmallVec;
 use std::sync::Arc;
+use std::sync::atomic::AtomicU64;
 
 /// Most buffers of one call (UIO_MAXIOV in readv(2)).
 const BUFFERS_MAX: usize = 1024;
-/// What zeroes are written from, piece by piece.
-static ZEROES: [u8; 1 << 16] = [0; 1 << 16];
+/// What zeroes are written from, piece by piece. Constant zeroes would lie in the program's file; of atomics only the size does.
+static ZEROES: [AtomicU64; 1 << 13] = [const { AtomicU64::new(0) }; 1 << 13];
 /// Most bytes of zeroes in one call.
 const ZEROES_MAX: u64 = 1 << 20;
 
@@ -52,7 +53,7 @@ impl HostBuffers {
         let mut left = bytes.min(ZEROES_MAX) as usize;
         let mut list = SmallVec::new();
         while left > 0 {
-            let size = left.min(ZEROES.len());
+            let size = left.min(size_of_val(&ZEROES));
             list.push(HostBuffer { address: ZEROES.as_ptr() as usize, size });
             left -= size;
         }
