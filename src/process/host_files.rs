@@ -73,6 +73,21 @@ pub trait Files {
     fn sleep(&mut self, time: Duration);
 }
 
+/// The file at an absolute path, if it is a regular one that can be read: a program's, whether or not it is marked as executable.
+pub fn open_program(root: &Root, path: &[u8]) -> Option<Arc<OpenFile>> {
+    let fd = root.open_file(path, OFlags::RDONLY | OFlags::NONBLOCK, Mode::empty()).ok()?;
+    let is_regular = FileType::from_raw_mode(rustix::fs::fstat(&fd).ok()?.st_mode) == FileType::RegularFile;
+    is_regular.then(|| OpenFile::new(fd, true))
+}
+
+/// The absolute path that `path` means from `place`.
+pub fn absolute(place: &Place, path: &[u8]) -> Vec<u8> {
+    match path {
+        [b'/', ..] => path.to_vec(),
+        _ => [place.directory.as_slice(), path].join(&b'/'),
+    }
+}
+
 /// The files of a process below its root.
 pub struct HostFiles<'a> {
     /// What it sees of the host's files.
@@ -94,10 +109,7 @@ impl<'a> HostFiles<'a> {
     }
 
     fn absolute(&self, path: &[u8]) -> Vec<u8> {
-        match path {
-            [b'/', ..] => path.to_vec(),
-            _ => [lock(self.place).directory.as_slice(), path].join(&b'/'),
-        }
+        absolute(&lock(self.place), path)
     }
 }
 

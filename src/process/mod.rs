@@ -14,6 +14,7 @@ pub mod hostile;
 pub mod load;
 pub mod mappings;
 pub mod options;
+pub mod outcome;
 pub mod paths;
 pub mod processes;
 pub mod program;

@@ -14,15 +14,14 @@ use crate::kvm::vcpu::Vcpu;
 use crate::kvm::vm::Vm;
 use crate::memory::ram::GuestRam;
 use crate::process::files::{Files, OpenFile};
-use crate::process::host_files::HostFiles;
+use crate::process::host_files::{HostFiles, absolute, open_program};
 use crate::process::options::ExecConfig;
+use crate::process::outcome::{DEADLINE, ExecError, FAILED, Finished};
 use crate::process::paths::Root;
-use crate::process::run::{DEADLINE, ExecError, FAILED, Finished};
 use crate::process::task::{End, Place};
 use crate::process::trace::{self, Trace};
 use crate::process::vcpus::VcpuError;
 use crate::process::world::FIRST_ID;
-use rustix::fs::{FileType, Mode, OFlags};
 use std::os::unix::ffi::OsStrExt;
 use std::sync::mpsc::{self, RecvTimeoutError};
 use std::sync::{Arc, Mutex};
@@ -44,16 +43,11 @@ pub fn find(root: &Root, place: &Place, path: &[u8]) -> Option<Program> {
     if !path[end..].eq_ignore_ascii_case(b".com") {
         return None;
     }
-    let path = match path {
-        [b'/', ..] => path.to_vec(),
-        _ => [place.directory.as_slice(), path].join(&b'/'),
-    };
-    let fd = root.open_file(&path, OFlags::RDONLY | OFlags::NONBLOCK, Mode::empty()).ok()?;
-    let is_file = FileType::from_raw_mode(rustix::fs::fstat(&fd).ok()?.st_mode) == FileType::RegularFile;
-    let file = OpenFile::new(fd, true);
+    let path = absolute(place, path);
+    let file = open_program(root, &path)?;
     let head = file.read_at(0, 4);
     let is_other = [b"\x7fELF".as_slice(), b"#!", b"MZ"].iter().any(|mark| head.starts_with(mark));
-    (is_file && !is_other).then_some(Program { path, file })
+    (!is_other).then_some(Program { path, file })
 }
 
 /// Runs the program to its end or the deadline.

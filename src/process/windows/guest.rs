@@ -12,13 +12,12 @@ use super::user;
 use crate::arch::cpu_state::{RFLAGS_FIXED, RFLAGS_IF, Registers};
 use crate::bus::bus::lock;
 use crate::process::files::OpenFile;
-use crate::process::host_files::HostFiles;
+use crate::process::host_files::{HostFiles, open_program};
 use crate::process::mappings::Backing;
 use crate::process::space::{self, Place, Space};
 use crate::process::syscall::open::HERE;
 use crate::process::tables::Rights;
 use crate::process::task::{End, Task};
-use rustix::fs::{FileType, Mode, OFlags};
 use std::ops::Range;
 use std::sync::{Arc, Mutex};
 
@@ -36,10 +35,7 @@ pub struct Guest {
 /// The file at `path`, if it is a program of DOS' or Windows'. It need not be marked as executable, since such programs seldom are.
 pub fn find(task: &Task, path: &[u8]) -> Option<Arc<OpenFile>> {
     let path = task.absolute(HERE, path.to_vec()).ok()?;
-    let fd = task.world.root.open_file(&path, OFlags::RDONLY | OFlags::NONBLOCK, Mode::empty()).ok()?;
-    let is_file = FileType::from_raw_mode(rustix::fs::fstat(&fd).ok()?.st_mode) == FileType::RegularFile;
-    let file = OpenFile::new(fd, true);
-    (is_file && is_mz(&file.read_at(0, 2))).then_some(file)
+    open_program(&task.world.root, &path).filter(|file| is_mz(&file.read_at(0, 2)))
 }
 
 /// Puts the program in `file` into the memory of `task`, which is empty, and its registers to the first instruction.
