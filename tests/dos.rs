@@ -11,7 +11,7 @@ use common::kvm;
 use common::scratch::Scratch;
 use std::fs;
 use std::path::{Path, PathBuf};
-use std::process::Command;
+use std::process::{Command, Stdio};
 use std::time::Duration;
 
 /// The program assembled from `tests/dos/NAME.s`. `None`: there is no assembler, which is said, or no KVM.
@@ -166,6 +166,14 @@ fn an_endless_loop_and_a_wait_for_input_end_at_the_deadline() {
     let run = hostel(&["exec", "--timeout", "200ms", &program], "");
     assert_eq!((run.status, run.stderr.as_str()), (124, "hostel: the deadline has passed\n"));
     assert!(run.elapsed >= Duration::from_millis(200));
+    // Reads a character of an input that stays open.
+    let program = scratch.file("b.com", b"\xb4\x08\xcd\x21\xc3");
+    let mut command = Command::new(PROGRAM);
+    command.args(["exec", "--timeout", "200ms", &program]).stdin(Stdio::piped()).stderr(Stdio::null());
+    let mut child = command.spawn().expect("the program can be started");
+    let input = child.stdin.take();
+    assert_eq!(child.wait().expect("a child can be waited for").code(), Some(124));
+    drop(input);
 }
 
 #[test]
