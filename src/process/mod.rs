@@ -11,6 +11,7 @@ pub mod frames;
 pub mod futex;
 pub mod host_files;
 pub mod hostile;
+mod hostile_arguments;
 pub mod load;
 pub mod mappings;
 pub mod options;

@@ -1,7 +1,7 @@
 //! How a program begins: what lies in its memory before the first instruction, and where that is.
 //!
 //! The program itself, bound to its imports; the runtime and the stubs; arguments and environment; the blocks of the process and of its
-//! thread ([`super::command_line`], [`super::blocks`]); and a stack.
+//! thread (`command_line.rs`, `blocks.rs`); and a stack.
 //! Sources: PE Format "The .tls Section"; Microsoft "x64 calling convention" (the stack at a function's entry).
 
 use super::blocks::{Page, put_blocks, put_page, put_variables};
