@@ -11,7 +11,16 @@ use common::{kvm, scratch::Scratch};
 use std::io::{BufRead, BufReader, Write};
 use std::net::TcpListener;
 use std::path::Path;
+use std::process::Command;
 use std::thread::{self, JoinHandle};
+
+/// Has the loopback there, which nobody has raised in the lab.
+fn loopback() {
+    if std::env::var_os("HOSTEL_LAB_KERNEL").is_some() {
+        let status = Command::new("ifconfig").args(["lo", "up"]).status();
+        assert!(status.expect("busybox has it").success());
+    }
+}
 
 /// A static program of `tests/programs`.
 fn program(name: &str) -> Option<String> {
@@ -41,6 +50,7 @@ fn sockets_of_the_hosts_networks_do_what_they_do_natively() {
         return;
     }
     let Some(net) = program("net") else { return };
+    loopback();
     let run = alike_with(&["--allow-net"], &[&net], "");
     assert_eq!((run.status, run.stderr.as_str()), (6, ""), "{}", run.stdout);
 }
@@ -69,6 +79,7 @@ fn busybox_fetches_a_page_and_is_told_that_it_may_not() {
         return;
     }
     let Some(busybox) = busybox() else { return };
+    loopback();
     let (port, server) = serve(&["a page\n"]);
     let url = format!("http://127.0.0.1:{port}/page");
     let wget = |options: &[&str]| -> Finished {

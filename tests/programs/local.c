@@ -15,6 +15,7 @@
 #include <sys/select.h>
 #include <sys/socket.h>
 #include <sys/stat.h>
+#include <sys/time.h>
 #include <sys/timerfd.h>
 #include <sys/uio.h>
 #include <sys/un.h>
@@ -396,12 +397,75 @@ static void paths(const char *directory) {
     SHOW(bind(client, (void *)&name, sizeof name));
 }
 
+static volatile int caught;
+static void catch_(int signal_) { caught = 1; }
+/* Again and again, so that one comes while the call waits, however late that is. */
+static void alarms(int flags, int ms) {
+    struct sigaction action = {.sa_handler = catch_, .sa_flags = flags};
+    sigaction(SIGALRM, &action, 0);
+    setitimer(ITIMER_REAL, &(struct itimerval){{0, ms * 1000}, {0, ms * 1000}}, 0);
+}
+#define INTERRUPT(flags, call) do { \
+    alarms(flags, 10); \
+    long result = call; \
+    int error = errno; \
+    alarms(flags, 0); \
+    errno = error; \
+    show(#call, result); \
+} while (0)
+static void *much_later(void *argument) {
+    usleep(80000);
+    write((long)argument, "x", 1);
+    return 0;
+}
+
+/* Signals take a thread out of a call that waits, unless it is begun again. */
+static void interrupted(void) {
+    int pair[2], server = socket(AF_UNIX, SOCK_STREAM, 0), counter = eventfd(0, 0);
+    char buffer[8];
+    struct epoll_event ready;
+    struct sockaddr_un name = {AF_UNIX};
+    uint64_t value;
+    epoll = epoll_create1(0);
+    socketpair(AF_UNIX, SOCK_STREAM, 0, pair);
+    watch(EPOLL_CTL_ADD, pair[0], EPOLLIN, 1);
+    bind(server, (void *)&name, 2);
+    listen(server, 1);
+    INTERRUPT(0, recv(pair[0], buffer, 8, 0));
+    INTERRUPT(0, accept(server, 0, 0));
+    INTERRUPT(0, read(counter, &value, 8));
+    INTERRUPT(SA_RESTART, epoll_wait(epoll, &ready, 1, -1));
+    sigset_t blocked, none;
+    sigemptyset(&none);
+    sigemptyset(&blocked);
+    sigaddset(&blocked, SIGALRM);
+    sigprocmask(SIG_BLOCK, &blocked, 0);
+    caught = 0;
+    alarms(0, 10);
+    SHOW(epoll_wait(epoll, &ready, 1, 40));
+    SHOW(caught);
+    SHOW(epoll_pwait(epoll, &ready, 1, -1, &none));
+    SHOW(caught);
+    alarms(0, 0);
+    pthread_t thread;
+    pthread_create(&thread, 0, much_later, (void *)(long)pair[1]);
+    sigprocmask(SIG_UNBLOCK, &blocked, 0);
+    INTERRUPT(SA_RESTART, recv(pair[0], buffer, 8, 0));
+    pthread_join(thread, 0);
+    close(pair[0]);
+    close(pair[1]);
+    close(server);
+    close(counter);
+    close(epoll);
+}
+
 int main(int argc, char **argv) {
     pairs();
     options();
     events();
     polls();
     names();
+    interrupted();
     if (argc > 1) paths(argv[1]);
     return 5;
 }
