@@ -32,7 +32,7 @@ fn squares() {
         })
         .collect();
     drop(results);
-    for number in 0..600 {
+    for number in 0..240 {
         inputs[(number % WORKERS) as usize].send(number).unwrap();
     }
     drop(inputs);
@@ -69,7 +69,7 @@ fn ring() {
             })
         })
         .collect();
-    first.send(2000).unwrap();
+    first.send(400).unwrap();
     drop(first);
     threads.into_iter().for_each(|thread| thread.join().unwrap());
     println!("{} times passed on", passed.load(Ordering::Relaxed));

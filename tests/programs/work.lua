@@ -30,7 +30,7 @@ end
 print(primes, collectgarbage("count") > 0)
 
 print(io.read("l"), io.read("l"), io.read("n"))
-for line in io.lines("/etc/passwd") do io.write(#line, " ") end
+for line in io.lines(arg[0]) do io.write(#line, " ") end
 print()
 print(io.open("/does/not/exist"))
 print(select("#", os.getenv("PATH")), os.getenv("NO_SUCH_VARIABLE"), os.time({ year = 2000, month = 1, day = 1, hour = 12 }))
