@@ -269,6 +269,10 @@ impl VirtioDevice for Blk {
         !self.limiter.is_held(LANE)
     }
 
+    fn waits_for_threads(&self) -> bool {
+        self.disk.waits_for_threads()
+    }
+
     fn waits_long(&self) -> bool {
         self.disk.waits_for_medium()
     }

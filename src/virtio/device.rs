@@ -67,6 +67,11 @@ pub trait VirtioDevice: Send {
         false
     }
 
+    /// Whether what it waits for is done by threads of the host, which may need this one's processor for it.
+    fn waits_for_threads(&self) -> bool {
+        false
+    }
+
     /// Whether what it waits for takes its host's side longer than looking is worth.
     fn waits_long(&self) -> bool {
         false

@@ -244,6 +244,11 @@ impl VirtioFunction {
         self.is_live() && self.device.can_look() && !self.device.waits_long()
     }
 
+    /// Whether threads of the host work for the device.
+    pub fn waits_for_threads(&self) -> bool {
+        self.is_live() && self.device.waits_for_threads()
+    }
+
     /// For a device that was looked at, and will be waited for now: asks its driver for kicks again.
     pub fn end_looking(&mut self) {
         if self.is_live() && self.device.can_look() {

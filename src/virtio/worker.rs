@@ -15,8 +15,11 @@ use std::time::{Duration, Instant};
 
 /// How long to look for what comes next: what a fast disk takes for a block. Falling asleep and waking up cost half of that.
 const LOOK: Duration = Duration::from_micros(100);
-/// Looks before others that wait for this processor get it.
-const LOOKS: u32 = 8;
+/// Away for so long, a thread that let others have its processor came back after somebody who has work for all of it: longer than
+/// the host's threads take for a disk's requests.
+const AWAY: Duration = Duration::from_millis(2);
+/// How long it is not given away then.
+const CROWDED: Duration = Duration::from_millis(100);
 /// How long to look at most, however much there is to do, before the descriptors of all devices are asked for.
 const TURN: Duration = Duration::from_micros(200);
 
@@ -54,7 +57,7 @@ fn serve(functions: &[Shared<VirtioFunction>], changed: &Waker, may_look: bool) 
     }));
     // It may have been looked at until now.
     functions.iter().for_each(|function| lock(function).end_looking());
-    let mut timeout = None;
+    let (mut timeout, mut crowded_until) = (None, Instant::now());
     loop {
         let asleep = Instant::now();
         let ready = event_loop::wait(&interests, timeout).expect("poll(2) of valid descriptors");
@@ -69,7 +72,7 @@ fn serve(functions: &[Shared<VirtioFunction>], changed: &Waker, may_look: bool) 
                 Token::Device(device, what) => lock(&functions[device]).serve(what),
             }
         }
-        let busy = may_look && came_soon && look(functions);
+        let busy = may_look && came_soon && look(functions, &mut crowded_until);
         timeout = busy.then_some(Duration::ZERO);
         if !busy {
             functions.iter().for_each(|function| lock(function).end_looking());
@@ -78,16 +81,17 @@ fn serve(functions: &[Shared<VirtioFunction>], changed: &Waker, may_look: bool) 
 }
 
 /// Serves the devices that can be looked at until nothing has come for [`LOOK`], or none of them is worth it. True: there was still
-/// something to do after [`TURN`].
-fn look(functions: &[Shared<VirtioFunction>]) -> bool {
+/// something to do after [`TURN`]. Threads of the host that work for a device get the processor meanwhile, unless others take it too.
+fn look(functions: &[Shared<VirtioFunction>], crowded_until: &mut Instant) -> bool {
     let begin = Instant::now();
-    let (mut last, mut looks) = (begin, 0u32);
+    let mut last = begin;
     loop {
-        let (mut found, mut worth) = (false, false);
+        let (mut found, mut worth, mut others_work) = (false, false, false);
         for function in functions {
             let mut function = lock(function);
             found |= function.look();
             worth |= function.is_worth_a_look();
+            others_work |= function.waits_for_threads();
         }
         let now = Instant::now();
         if found {
@@ -99,12 +103,17 @@ fn look(functions: &[Shared<VirtioFunction>]) -> bool {
         if now - begin > TURN {
             return true;
         }
-        looks += 1;
-        // The host's own threads are among those who wait, and they may be working for this one.
-        if looks.is_multiple_of(LOOKS) {
-            thread::yield_now();
-        } else {
+        if !others_work {
             spin_loop();
+            continue;
+        }
+        if now < *crowded_until {
+            return false;
+        }
+        thread::yield_now();
+        let back = Instant::now();
+        if back - now > AWAY {
+            *crowded_until = back + CROWDED;
         }
     }
 }

@@ -44,6 +44,10 @@ impl Delayed {
 }
 
 impl Engine for Delayed {
+    fn reads_by_threads(&self) -> bool {
+        self.engine.reads_by_threads()
+    }
+
     fn begin(&mut self, operation: Operation) {
         self.begun.push((operation.tag, Instant::now() + self.delay));
         self.engine.begin(operation);

@@ -208,6 +208,12 @@ impl<T> Disk<T> {
         self.image.is_direct() && self.writing > 0
     }
 
+    /// Whether threads work for this disk, the host's or the engine's. They do for whatever writes, since a file system may have to wait.
+    pub fn waits_for_threads(&self) -> bool {
+        let reads_by_threads = self.layer.is_some() || self.engine.reads_by_threads();
+        self.writing > 0 || (reads_by_threads && self.under_way() > 0)
+    }
+
     /// Requests that are not over.
     pub fn under_way(&self) -> usize {
         self.transfers.len() - self.free.len()

@@ -66,6 +66,11 @@ pub trait Engine: Send {
         0
     }
 
+    /// Whether even reads are done by threads, which need a processor meanwhile.
+    fn reads_by_threads(&self) -> bool {
+        false
+    }
+
     /// Begins an operation; at most as many at a time as the engine was made for.
     fn begin(&mut self, operation: Operation);
 

@@ -43,6 +43,10 @@ impl Threads {
 }
 
 impl Engine for Threads {
+    fn reads_by_threads(&self) -> bool {
+        true
+    }
+
     fn begin(&mut self, operation: Operation) {
         self.under_way += 1;
         let work = self.work.as_ref().expect("there until the drop");

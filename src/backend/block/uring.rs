@@ -39,6 +39,8 @@ pub struct Uring {
     pushed: bool,
     /// Reads that are not tried at once before the next one is.
     not_tried: u32,
+    /// The file cannot be asked what is at hand: then the host reads by threads of its own.
+    reads_by_threads: bool,
 }
 
 impl Uring {
@@ -54,7 +56,7 @@ impl Uring {
             return Err(io::ErrorKind::Unsupported.into());
         }
         let operations = (0..depth).map(|_| None).collect();
-        Ok(Uring { ring, operations, under_way: 0, pushed: false, not_tried: 0 })
+        Ok(Uring { ring, operations, under_way: 0, pushed: false, not_tried: 0, reads_by_threads: false })
     }
 }
 
@@ -64,11 +66,18 @@ impl Engine for Uring {
             self.not_tried = left;
             return 0;
         }
-        let bytes = calls::read_at_once(file, buffers, offset).unwrap_or(0);
-        if bytes == 0 {
-            self.not_tried = NOT_TRIED;
+        match calls::read_at_once(file, buffers, offset) {
+            Ok(bytes @ 1..) => bytes,
+            nothing => {
+                self.reads_by_threads = nothing.is_err_and(|error| error.raw_os_error() == Some(libc::EOPNOTSUPP));
+                self.not_tried = NOT_TRIED;
+                0
+            }
         }
-        bytes
+    }
+
+    fn reads_by_threads(&self) -> bool {
+        self.reads_by_threads
     }
 
     fn begin(&mut self, operation: Operation) {
