@@ -131,11 +131,17 @@ impl Processes {
         last
     }
 
-    /// Sends a signal to a process, or to a thread of it. Whoever is to do something about it is made to notice.
+    /// Sends a signal to a process, or to a thread of it, from the thread `from` where it is one's. Whoever is to do something about it
+    /// is made to notice, but for the sender, who looks by himself.
     ///
     /// # Errors
     /// EAGAIN: too many are pending.
-    pub fn signal(&self, process: &Process, thread: Option<i32>, info: Info) -> Result<(), Errno> {
+    pub fn signal(&self, process: &Process, thread: Option<i32>, info: Info, from: Option<i32>) -> Result<(), Errno> {
+        let is_own =
+            |from| info.signal() != libc::SIGKILL && lock(&process.signals).leads_to(from, thread, info.signal());
+        if from.is_some_and(is_own) {
+            return post(process, thread, info);
+        }
         let _table = lock(&self.table);
         let sent = post(process, thread, info);
         self.changed.notify_all();
@@ -364,13 +370,13 @@ mod tests {
         assert!(processes.remove(&first, first.id, End::Exited(3)));
         let told = lock(&parent.signals).take(parent.id).map(|(info, _)| info);
         assert_eq!(told, Some(Info::child(libc::SIGCHLD, first.id, End::Exited(3))));
-        processes.signal(&parent, None, Info::new(libc::SIGTERM, SI_USER)).unwrap();
+        processes.signal(&parent, None, Info::new(libc::SIGTERM, SI_USER), None).unwrap();
         assert_eq!(processes.wait(asker, first.id, false, false), Ok(Some((first.id, End::Exited(3)))));
         assert_eq!(processes.wait(asker, second.id, false, false), Err(Errno::INTR));
         handle(libc::SIGCHLD, IGNORE);
         assert!(processes.remove(&second, second.id, End::Exited(0)));
         assert_eq!(processes.wait(asker, -1, false, false), Err(Errno::CHILD), "nobody wanted to know");
-        processes.signal(&parent, None, Info::new(libc::SIGKILL, SI_USER)).unwrap();
+        processes.signal(&parent, None, Info::new(libc::SIGKILL, SI_USER), None).unwrap();
         assert_eq!(parent.ending(), Some(End::Killed(libc::SIGKILL)));
     }
 

@@ -215,6 +215,13 @@ impl Signals {
         thread.blocked
     }
 
+    /// Whether it is this thread that gets a signal sent to one thread, or to any, as soon as it looks.
+    pub fn leads_to(&self, id: i32, thread: Option<i32>, signal: i32) -> bool {
+        let lets_through = |(_, thread): &(&i32, &Thread)| thread.blocked & bit(signal) == 0;
+        let first = || self.threads.iter().find(lets_through).map(|(id, _)| *id);
+        thread.or_else(first) == Some(id)
+    }
+
     /// Signals that are pending for a thread: its own and the process's.
     pub fn pending(&self, id: i32) -> u64 {
         self.shared.set | self.threads.get(&id).map_or(0, |thread| thread.own.set)
@@ -300,8 +307,10 @@ mod tests {
         let mut signals = signals(&[(2, bit(10)), (3, 0), (4, 0)]);
         post(&mut signals, None, 10);
         assert_eq!([2, 3, 4].map(|id| signals.are_due(id)), [false, true, false]);
+        assert_eq!([2, 3, 4].map(|id| signals.leads_to(id, None, 10)), [false, true, false]);
         signals.set_blocked(2, 0);
         assert_eq!([2, 3, 4].map(|id| signals.are_due(id)), [true, false, false]);
+        assert_eq!([2, 3, 4].map(|id| signals.leads_to(id, Some(4), 10)), [false, false, true]);
         post(&mut signals, Some(4), 15);
         assert_eq!((next(&mut signals, 3), next(&mut signals, 4), next(&mut signals, 2)), (None, Some(15), Some(10)));
     }

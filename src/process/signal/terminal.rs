@@ -108,7 +108,7 @@ fn interrupt(world: &World, now: Instant) {
     }
     for process in found {
         // One that is pending already says as much.
-        let _ = world.processes.signal(&process, None, Info::new(libc::SIGINT, SI_KERNEL));
+        let _ = world.processes.signal(&process, None, Info::new(libc::SIGINT, SI_KERNEL), None);
     }
 }
 

@@ -23,7 +23,7 @@ pub fn kill(task: &mut Task, [process, signal, ..]: Arguments) -> Answer {
     }
     for process in found.iter().filter(|_| signal != 0) {
         // Only a real-time signal can be one too many.
-        task.world.processes.signal(process, None, Info::sent(signal, SI_USER, task.process.id))?;
+        task.world.processes.signal(process, None, Info::sent(signal, SI_USER, task.process.id), Some(task.id))?;
     }
     Ok(0)
 }
@@ -46,7 +46,7 @@ pub fn rt_sigqueueinfo(task: &mut Task, [process, signal, info, ..]: Arguments) 
     let found = task.world.processes.find(process as i32, &task.process).pop().filter(|_| process as i32 > 0);
     let found = found.ok_or(Errno::SRCH)?;
     if info.signal() != 0 {
-        task.world.processes.signal(&found, None, info)?;
+        task.world.processes.signal(&found, None, info, Some(task.id))?;
     }
     Ok(0)
 }
@@ -74,7 +74,7 @@ fn to_thread(task: &mut Task, process: Option<i32>, thread: i32, info: Info) -> 
         return Err(Errno::SRCH);
     }
     if info.signal() != 0 {
-        task.world.processes.signal(&found, Some(thread), info)?;
+        task.world.processes.signal(&found, Some(thread), info, Some(task.id))?;
     }
     Ok(0)
 }
