@@ -14,6 +14,8 @@ use std::time::{Duration, Instant};
 
 /// How far from the rate what is measured may be: 20 %.
 const TOLERANCE: f64 = 0.2;
+/// How often it may be slower, on a host that has more to do.
+const TRIES: u32 = 8;
 
 fn time_stamp() -> u64 {
     // SAFETY: reading the counter has no precondition; Linux forbids it to nobody who did not ask for that (prctl(2) PR_SET_TSC).
@@ -36,9 +38,17 @@ fn seconds(console: &str) -> f64 {
     cycles / *CYCLES
 }
 
-fn assert_near(what: &str, took_s: f64, expected_s: f64) {
-    println!("{what}: {took_s:.3} s of {expected_s:.3} s");
-    assert!((took_s / expected_s - 1.0).abs() < TOLERANCE, "{what}: {took_s} s and not {expected_s} s");
+/// Holds what `run` took against what it should have: never less, and at least once no more, since others may want the processors.
+fn assert_rate(what: &str, expected_s: f64, mut run: impl FnMut() -> f64) {
+    for _ in 0..TRIES {
+        let took_s = run();
+        println!("{what}: {took_s:.3} s of {expected_s:.3} s");
+        assert!(took_s > expected_s * (1.0 - TOLERANCE), "{what}: it took {took_s} s, less than {expected_s} s");
+        if took_s < expected_s * (1.0 + TOLERANCE) {
+            return;
+        }
+    }
+    panic!("{what}: it takes more than {expected_s} s each time");
 }
 
 #[test]
@@ -54,12 +64,14 @@ fn a_disk_is_as_fast_as_its_limits_say() {
         ("ops=100", ["randread", "8", "4", "75"], 0.75),
         ("rate=1G,ops=100", ["randwrite", "8", "4", "50"], 0.5),
     ] {
-        let mut command = Command::new(PROGRAM);
-        command.args(["run", "disk-bench", "--mem", "128M", "--transport", "mmio", "--timeout", "60s"]);
-        command.args(["--disk", &format!("{disk},{limit}"), "--"]).args(words);
-        let run = finish(command, "");
-        assert_eq!(run.status, 0, "{run:?}");
-        assert_near(&format!("{limit} {words:?}"), seconds(&run.stdout), expected_s);
+        assert_rate(&format!("{limit} {words:?}"), expected_s, || {
+            let mut command = Command::new(PROGRAM);
+            command.args(["run", "disk-bench", "--mem", "128M", "--transport", "mmio", "--timeout", "60s"]);
+            command.args(["--disk", &format!("{disk},{limit}"), "--"]).args(words);
+            let run = finish(command, "");
+            assert_eq!(run.status, 0, "{run:?}");
+            seconds(&run.stdout)
+        });
     }
 }
 
@@ -80,11 +92,13 @@ fn a_network_is_as_fast_as_its_limits_say_in_either_direction() {
     for (sends, answers, words, expected_s) in
         [(",rate=4M", "", ["bulk", "2"], 0.4), ("", ",ops=2000", ["small", "1200"], 0.5)]
     {
-        let answerer = Session::on_pipes(machine(1, answers, &["answer"]));
-        let sender = finish(machine(2, sends, &words), "");
-        assert_eq!(sender.status, 0, "{sender:?}");
-        assert_near(&format!("{sends}{answers} {words:?}"), seconds(&sender.stdout), expected_s);
-        let (status, seen) = answerer.end();
-        assert_eq!(status, 0, "{seen}");
+        assert_rate(&format!("{sends}{answers} {words:?}"), expected_s, || {
+            let answerer = Session::on_pipes(machine(1, answers, &["answer"]));
+            let sender = finish(machine(2, sends, &words), "");
+            assert_eq!(sender.status, 0, "{sender:?}");
+            let (status, seen) = answerer.end();
+            assert_eq!(status, 0, "{seen}");
+            seconds(&sender.stdout)
+        });
     }
 }
