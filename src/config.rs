@@ -4,7 +4,7 @@ use crate::arch::irqchip::Irqchip;
 use crate::arch::layout::MAX_CPUS;
 use crate::backend::block::delay::DELAY_MAX;
 use crate::backend::block::disk::{DiskOptions, Mode};
-use crate::backend::block::image::DiskFormat;
+use crate::backend::block::image::{Backing, DiskFormat};
 use crate::backend::local_socket::LocalAddress;
 use crate::backend::net_passt::Forward;
 use crate::backend::net_switch::is_name;
@@ -219,7 +219,7 @@ pub struct MachineConfig {
 #[derive(Args, Clone, Debug)]
 pub struct DevicesConfig {
     /// A virtio disk, a raw image file or a block device: PATH, with ,ro (only read), ,overlay (what the guest writes is gone at the
-    /// end), ,format=qcow2, ,direct (past the page cache), ,delay=TIME (each operation takes at least so long), ,rate=SIZE (at most so
+    /// end), ,format=qcow2, ,backing=PATH (what that image lies over, with ,backing-format=qcow2 if it is one itself), ,direct (past the page cache), ,delay=TIME (each operation takes at least so long), ,rate=SIZE (at most so
     /// many bytes a second), ,ops=N (at most so many requests a second) and ,id=NAME; repeatable
     #[arg(long, value_name = "PATH", value_parser = parse_disk, help_heading = "Devices")]
     pub disk: Vec<DiskChoice>,
@@ -573,10 +573,11 @@ fn parse_console(text: &str) -> Result<ConsoleChoice, String> {
 }
 
 fn parse_disk(text: &str) -> Result<DiskChoice, String> {
-    const USAGE: &str = "use PATH[,ro][,overlay][,format=qcow2][,direct][,delay=TIME][,rate=SIZE][,ops=N][,id=NAME]";
+    const USAGE: &str = "use PATH[,ro][,overlay][,format=qcow2][,backing=PATH][,backing-format=qcow2][,direct][,delay=TIME][,rate=SIZE][,ops=N][,id=NAME]";
     let mut words = text.split(',');
     let path = words.next().filter(|path| !path.is_empty()).ok_or(USAGE)?;
     let mut disk = DiskChoice { path: path.into(), options: DiskOptions::default(), id: None };
+    let (mut backing, mut backing_format) = (None, DiskFormat::Raw);
     let options = &mut disk.options;
     for word in words {
         match word.split_once('=') {
@@ -584,9 +585,9 @@ fn parse_disk(text: &str) -> Result<DiskChoice, String> {
             None if word == "overlay" && options.mode != Mode::Read => options.mode = Mode::Overlay,
             None if matches!(word, "ro" | "overlay") => return Err("ro and overlay exclude each other".into()),
             None if word == "direct" => options.direct = true,
-            Some(("format", "raw")) => options.format = DiskFormat::Raw,
-            Some(("format", "qcow2")) => options.format = DiskFormat::Qcow2,
-            Some(("format", other)) => return Err(format!("unknown format {other:?}: use raw or qcow2")),
+            Some(("format", text)) => options.format = parse_format(text)?,
+            Some(("backing-format", text)) => backing_format = parse_format(text)?,
+            Some(("backing", path)) if !path.is_empty() => backing = Some(path),
             Some(("delay", text)) => {
                 options.delay = parse_duration(text)
                     .ok()
@@ -601,10 +602,22 @@ fn parse_disk(text: &str) -> Result<DiskChoice, String> {
             _ => return Err(format!("unknown option {word:?}: {USAGE}; no path has a comma")),
         }
     }
-    if options.direct && options.format == DiskFormat::Qcow2 {
-        return Err("direct is for raw disks".into());
+    options.backing = backing.map(|path| Backing { path: path.into(), format: backing_format });
+    match (options.format, &options.backing) {
+        (DiskFormat::Qcow2, _) if options.direct => return Err("direct is for raw disks".into()),
+        (DiskFormat::Raw, Some(_)) => return Err("backing is for images that lie over another: format=qcow2".into()),
+        (_, None) if backing_format != DiskFormat::Raw => return Err("backing-format is that of backing=PATH".into()),
+        _ => {}
     }
     Ok(disk)
+}
+
+fn parse_format(text: &str) -> Result<DiskFormat, String> {
+    match text {
+        "raw" => Ok(DiskFormat::Raw),
+        "qcow2" => Ok(DiskFormat::Qcow2),
+        other => Err(format!("unknown format {other:?}: use raw or qcow2")),
+    }
 }
 
 /// `rate=` and `ops=`: a size, where a bare number is bytes, and a number.
@@ -755,6 +768,10 @@ mod tests {
         assert_eq!(parse_disk("a.img,direct,ro,format=raw").unwrap().options, options);
         assert_eq!(parse_disk("a.img,format=qcow2").unwrap().options.format, DiskFormat::Qcow2);
         assert_eq!(parse_disk("a.img,delay=5ms").unwrap().options.delay, Duration::from_millis(5));
+        let backing = |text| parse_disk(text).unwrap().options.backing;
+        let below = |format| Some(Backing { path: "b.img".into(), format });
+        assert_eq!(backing("a.img,format=qcow2,backing=b.img"), below(DiskFormat::Raw));
+        assert_eq!(backing("a,backing-format=qcow2,backing=b.img,format=qcow2"), below(DiskFormat::Qcow2));
         let rates = |text| parse_disk(text).unwrap().options.rates;
         assert_eq!(rates("a.img,rate=10M"), Rates { bytes: Some(10 * MIB), operations: None });
         assert_eq!(rates("a.img,ops=500,rate=700,ro"), Rates { bytes: Some(700), operations: Some(500) });
@@ -762,6 +779,10 @@ mod tests {
         for bad in [
             "",
             ",ro",
+            "a,backing=b",
+            "a,backing=,format=qcow2",
+            "a,format=qcow2,backing-format=qcow2",
+            "a,format=qcow2,backing=b,backing-format=vmdk",
             "a,rate=0",
             "a,rate=2T",
             "a,rate=99999999999999999999",

@@ -99,7 +99,7 @@ pub fn open(
     }
     for (index, choice) in config.disk.iter().enumerate() {
         let id = choice.id.clone().unwrap_or_else(|| format!("disk{index}"));
-        devices.push(Box::new(Blk::open(&choice.path, choice.options, &id, cpus)?));
+        devices.push(Box::new(Blk::open(&choice.path, choice.options.clone(), &id, cpus)?));
     }
     let created =
         |path: &PathBuf| Capture::create(path).map_err(|source| DeviceError::Capture { path: path.clone(), source });

@@ -105,8 +105,9 @@ impl Blk {
     /// The disk cannot be had.
     pub fn open(path: &Path, options: DiskOptions, id: &str, cpus: u32) -> Result<Blk, DiskError> {
         let queue_sizes = vec![QUEUE_SIZE; cpus.clamp(1, QUEUES_MAX) as usize];
+        let rates = options.rates;
         let disk = Disk::open(path, options, queue_sizes.iter().sum())?;
-        let limiter = Limiter::new(options.rates, 1).map_err(DiskError::Engine)?;
+        let limiter = Limiter::new(rates, 1).map_err(DiskError::Engine)?;
         let mut name = [0; ID_SIZE];
         name.iter_mut().zip(id.bytes()).for_each(|(to, byte)| *to = byte);
         let config = config(&disk, queue_sizes.len() as u16);

@@ -8,7 +8,7 @@
 use super::buffers::HostBuffers;
 use super::delay::Delayed;
 use super::engine::{self, Call, Done, Engine, Operation, Store};
-use super::image::{Access, DiskError, DiskFormat, Image, SECTOR};
+use super::image::{Access, Backing, DiskError, DiskFormat, Image, SECTOR};
 use super::inline::Inline;
 use super::overlay::Layer;
 use super::threads::Threads;
@@ -35,12 +35,14 @@ pub enum Mode {
 }
 
 /// How a disk is used.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct DiskOptions {
     /// Where its bytes are.
     pub mode: Mode,
     /// What the file is.
     pub format: DiskFormat,
+    /// What it lies over, if it does.
+    pub backing: Option<Backing>,
     /// Whether to go past the host's page cache where a request allows it.
     pub direct: bool,
     /// How long each operation of the host takes at least; 0: as long as it does.
@@ -154,7 +156,7 @@ impl<T> Disk<T> {
     pub fn open(path: &Path, options: DiskOptions, depth: u16) -> Result<Disk<T>, DiskError> {
         let mode = options.mode;
         let access = if mode == Mode::Write { Access::Write } else { Access::Read };
-        let image = Image::open(path, access, options.format, options.direct)?;
+        let image = Image::open(path, access, options.format, options.backing.as_ref(), options.direct)?;
         let layer = match mode {
             Mode::Overlay => {
                 Some(Layer::new(image.sectors).map_err(|source| DiskError::Layer { path: path.into(), source })?)

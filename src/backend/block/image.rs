@@ -6,7 +6,7 @@
 
 use super::calls;
 use super::engine::{Call, Store};
-use super::qcow2::{Qcow2, Qcow2Error};
+use super::qcow2::{self, Qcow2, Qcow2Error};
 use rustix::fs::{AtFlags, StatxFlags, statx};
 use std::fs::{File, OpenOptions};
 use std::io::{self, Seek, SeekFrom};
@@ -44,6 +44,15 @@ pub enum DiskFormat {
     Raw,
     /// An image of QEMU's.
     Qcow2,
+}
+
+/// A file that an image lies over: it has what the image does not have. Said by the user, too; what an image says of it is not believed.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Backing {
+    /// The file.
+    pub path: PathBuf,
+    /// What it is.
+    pub format: DiskFormat,
 }
 
 /// An open image.
@@ -121,30 +130,26 @@ impl Image {
     ///
     /// # Errors
     /// There is no such disk, or somebody else uses it in a way that does not go together.
-    pub fn open(path: &Path, access: Access, format: DiskFormat, direct: bool) -> Result<Image, DiskError> {
-        let failed = |source| DiskError::Open { path: path.into(), source };
-        // Looked at before: opening a pipe would wait for its other end.
-        let kind = std::fs::metadata(path).map_err(failed)?.file_type();
-        if !kind.is_file() && !kind.is_block_device() {
-            return Err(DiskError::NotADisk(path.into()));
-        }
+    pub fn open(
+        path: &Path,
+        access: Access,
+        format: DiskFormat,
+        backing: Option<&Backing>,
+        direct: bool,
+    ) -> Result<Image, DiskError> {
         let writes = access == Access::Write;
-        // A block device that is mounted, or part of a volume, is busy for who wants it exclusively (O_EXCL).
-        let exclusive = if writes && kind.is_block_device() { libc::O_EXCL } else { 0 };
-        let opened = OpenOptions::new().read(true).write(writes).custom_flags(exclusive).open(path);
-        let locked = opened.and_then(|file| lock(&file, writes).map(|()| file));
-        let mut file = locked.map_err(|source| match source.raw_os_error() {
-            Some(libc::EBUSY | libc::EAGAIN) => DiskError::InUse(path.into()),
-            _ => failed(source),
-        })?;
-        // The size of a block device is not in its metadata.
-        let bytes = file.seek(SeekFrom::End(0)).map_err(failed)?;
+        let (file, bytes) = open_locked(path, writes)?;
         let direct = direct.then(|| Direct::open(&file, writes)).transpose();
         let direct = direct.map_err(|source| DiskError::Direct { path: path.into(), source })?;
         let (store, bytes) = match format {
             DiskFormat::Raw => (Store::File(Arc::new(file)), bytes),
             DiskFormat::Qcow2 => {
-                let image = Qcow2::open(&file, bytes, writes);
+                let backing = backing.map(|backing| {
+                    let (file, bytes) = open_locked(&backing.path, false)?;
+                    let layer = qcow2::layer(file, bytes, backing.format);
+                    layer.map_err(|source| DiskError::Qcow2 { path: backing.path.clone(), source })
+                });
+                let image = Qcow2::open(&file, bytes, writes, backing.transpose()?);
                 let image = image.map_err(|source| DiskError::Qcow2 { path: path.into(), source })?;
                 let size = image.size();
                 (Store::Qcow2(Arc::new(image)), size)
@@ -182,6 +187,27 @@ impl Image {
     }
 }
 
+/// Opens and locks a file; and its bytes.
+fn open_locked(path: &Path, writes: bool) -> Result<(File, u64), DiskError> {
+    let failed = |source| DiskError::Open { path: path.into(), source };
+    // Looked at before: opening a pipe would wait for its other end.
+    let kind = std::fs::metadata(path).map_err(failed)?.file_type();
+    if !kind.is_file() && !kind.is_block_device() {
+        return Err(DiskError::NotADisk(path.into()));
+    }
+    // A block device that is mounted, or part of a volume, is busy for who wants it exclusively (O_EXCL).
+    let exclusive = if writes && kind.is_block_device() { libc::O_EXCL } else { 0 };
+    let opened = OpenOptions::new().read(true).write(writes).custom_flags(exclusive).open(path);
+    let locked = opened.and_then(|file| lock(&file, writes).map(|()| file));
+    let mut file = locked.map_err(|source| match source.raw_os_error() {
+        Some(libc::EBUSY | libc::EAGAIN) => DiskError::InUse(path.into()),
+        _ => failed(source),
+    })?;
+    // The size of a block device is not in its metadata.
+    let bytes = file.seek(SeekFrom::End(0)).map_err(failed)?;
+    Ok((file, bytes))
+}
+
 impl Direct {
     /// Opens the same file again, which is not looked for by its name.
     fn open(file: &File, writes: bool) -> io::Result<Direct> {
@@ -217,7 +243,7 @@ mod tests {
     fn sectors_of(size: u64) -> Result<u64, DiskError> {
         let path = path(&format!("size-{size}"));
         File::create(&path).unwrap().set_len(size).unwrap();
-        let image = Image::open(&path, Access::Write, DiskFormat::Raw, false);
+        let image = Image::open(&path, Access::Write, DiskFormat::Raw, None, false);
         std::fs::remove_file(&path).unwrap();
         image.map(|image| image.sectors)
     }
@@ -236,7 +262,7 @@ mod tests {
     fn a_second_writer_is_refused() {
         let path = path("lock");
         std::fs::write(&path, [0; 512]).unwrap();
-        let open = |access| Image::open(&path, access, DiskFormat::Raw, false);
+        let open = |access| Image::open(&path, access, DiskFormat::Raw, None, false);
         let in_use = |access| matches!(open(access), Err(DiskError::InUse(_)));
         let writer = open(Access::Write).unwrap();
         assert!(in_use(Access::Write) && in_use(Access::Read));
@@ -250,7 +276,7 @@ mod tests {
 
     #[test]
     fn what_is_no_disk_is_refused() {
-        let open = |path, access| Image::open(path, access, DiskFormat::Raw, false);
+        let open = |path, access| Image::open(path, access, DiskFormat::Raw, None, false);
         assert!(matches!(open(Path::new("/"), Access::Read), Err(DiskError::NotADisk(_))));
         assert!(matches!(open(Path::new("/dev/null"), Access::Write), Err(DiskError::NotADisk(_))));
         assert!(matches!(open(Path::new("/none/such"), Access::Read), Err(DiskError::Open { .. })));

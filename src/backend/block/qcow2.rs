@@ -1,15 +1,18 @@
 //! An image in QEMU's format qcow2, worked off by the crate `imago`: the bytes of the disk are where the image's tables say.
 //!
-//! What is opened is this file and no other: an image that names a backing file or an external data file is refused. Bytes go through
+//! What is opened is what the user has named and nothing else: an image that names a backing file takes the one that the user gives for
+//! it, or is refused, and so is one whose data are in another file. Bytes go through
 //! a buffer of bounded size, for nobody may have a reference to guest memory. The tables' cache is written to the file whenever
 //! [`Qcow2::settle`] is called, so what was acknowledged after that is not lost with the process.
 //! Source: QEMU docs/interop/qcow2.txt.
 
 use super::engine::Call;
+use super::image::DiskFormat;
 use super::qcow2_header::{self, HEADER_BYTES, HeaderError};
 use imago::FormatAccess;
 use imago::file::File as ImageFile;
 use imago::qcow2::Qcow2 as Format;
+use imago::raw::Raw;
 use rustix::fs::FallocateFlags;
 use std::fs::File;
 use std::io;
@@ -41,15 +44,8 @@ impl Qcow2 {
     ///
     /// # Errors
     /// It is not one that can be used, or the host cannot read it.
-    pub fn open(file: &File, bytes: u64, writable: bool) -> Result<Qcow2, Qcow2Error> {
-        let mut header = [0; HEADER_BYTES];
-        let has = usize::try_from(bytes).unwrap_or(usize::MAX).min(HEADER_BYTES);
-        file.read_exact_at(&mut header[..has], 0)?;
-        qcow2_header::check(&header, bytes)?;
-        let mut format: Format<ImageFile> = Format::open_image(file.try_clone()?.try_into()?, writable)?;
-        format.set_data_file(None);
-        format.set_backing(None);
-        let access = FormatAccess::new(format);
+    pub fn open(file: &File, bytes: u64, writable: bool, backing: Option<Layer>) -> Result<Qcow2, Qcow2Error> {
+        let access = open(file, bytes, writable, backing)?;
         let size = access.size();
         Ok(Qcow2 { access: Mutex::new(access), size })
     }
@@ -106,6 +102,31 @@ impl Qcow2 {
     }
 }
 
+/// What an image lies over.
+pub type Layer = FormatAccess<ImageFile>;
+
+/// A file of `bytes` that an image lies over, only to be read.
+///
+/// # Errors
+/// It is an image that cannot be used, or lies over a file itself; or the host cannot read it.
+pub fn layer(file: File, bytes: u64, format: DiskFormat) -> Result<Layer, Qcow2Error> {
+    match format {
+        DiskFormat::Raw => Ok(FormatAccess::new(Raw::open_image(file.try_into()?, false)?)),
+        DiskFormat::Qcow2 => open(&file, bytes, false, None),
+    }
+}
+
+fn open(file: &File, bytes: u64, writable: bool, backing: Option<Layer>) -> Result<Layer, Qcow2Error> {
+    let mut header = [0; HEADER_BYTES];
+    let has = usize::try_from(bytes).unwrap_or(usize::MAX).min(HEADER_BYTES);
+    file.read_exact_at(&mut header[..has], 0)?;
+    qcow2_header::check(&header, bytes, backing.is_some())?;
+    let mut format: Format<ImageFile> = Format::open_image(file.try_clone()?.try_into()?, writable)?;
+    format.set_data_file(None);
+    format.set_backing(backing);
+    Ok(FormatAccess::new(format))
+}
+
 #[cfg(test)]
 mod tests {
     use super::super::buffers::HostBuffers;
@@ -127,7 +148,7 @@ mod tests {
     }
 
     fn open(file: &File) -> Result<Qcow2, Qcow2Error> {
-        Qcow2::open(file, file.metadata().unwrap().len(), true)
+        Qcow2::open(file, file.metadata().unwrap().len(), true, None)
     }
 
     fn random(seed: &mut u64, below: u64) -> u64 {
@@ -172,6 +193,53 @@ mod tests {
             }
         }
         disk.run(&Call::Sync, 0).unwrap();
+    }
+
+    #[test]
+    fn what_an_image_lacks_is_read_from_what_it_lies_over_which_is_never_written() {
+        let ram = Arc::new(GuestRam::new(&MemoryMap::new(MIB).unwrap()).unwrap());
+        let buffers = |size| HostBuffers::of_guest(&ram, &[GuestRange { start: 0x1000, size }]).unwrap();
+        let bytes_of = |file: &File| file.metadata().unwrap().len();
+        // Half as long as the image, and no multiple of a cluster.
+        let below = SIZE / 2 + 512;
+        let raw = super::super::overlay::unnamed_file().unwrap();
+        raw.write_all_at(&vec![7; below as usize], 0).unwrap();
+        let image_below = image();
+        let disk = open(&image_below).unwrap();
+        ram.write(0x1000, &[7; 0x1_0000]).unwrap();
+        for at in (0..below).step_by(0x1_0000) {
+            disk.run(&Call::Write { buffers: buffers((below - at).min(0x1_0000)), durable: false }, at).unwrap();
+        }
+        disk.run(&Call::Sync, 0).unwrap();
+        drop(disk);
+        for (file, format) in [(raw, DiskFormat::Raw), (image_below, DiskFormat::Qcow2)] {
+            let mut before = vec![0; bytes_of(&file) as usize];
+            file.read_exact_at(&mut before, 0).unwrap();
+            let top = super::super::overlay::unnamed_file().unwrap();
+            let storage: ImageFile = top.try_clone().unwrap().try_into().unwrap();
+            let builder = Format::<ImageFile>::create_builder(storage).size(SIZE);
+            builder.backing("/etc/passwd".into(), "raw".into()).create().unwrap();
+            let layer = |file: &File| layer(file.try_clone().unwrap(), bytes_of(file), format).unwrap();
+            assert!(matches!(open(&top), Err(Qcow2Error::Header(HeaderError::Backing))), "nobody allowed it");
+            let alone = Qcow2::open(&image(), SIZE, true, Some(layer(&file)));
+            assert!(matches!(alone, Err(Qcow2Error::Header(HeaderError::NoBacking))));
+            let disk = Qcow2::open(&top, bytes_of(&top), true, Some(layer(&file))).unwrap();
+            let read = |at, size| {
+                ram.write(0x1000, &[1; 0x1000]).unwrap();
+                disk.run(&Call::Read(buffers(size)), at).unwrap();
+                buffers(size).copy(size as usize)
+            };
+            assert_eq!((read(0, 512), read(below - 512, 1024)), (vec![7; 512], [[7; 512], [0; 512]].concat()));
+            assert_eq!(read(SIZE - 512, 512), [0; 512]);
+            ram.write(0x1000, &[9; 512]).unwrap();
+            disk.run(&Call::Write { buffers: buffers(512), durable: true }, 512).unwrap();
+            disk.run(&Call::Allocate { size: 512, how: FallocateFlags::PUNCH_HOLE }, 1024).unwrap();
+            assert_eq!(read(0, 2048), [[7; 512], [9; 512], [0; 512], [7; 512]].concat());
+            disk.run(&Call::Sync, 0).unwrap();
+            let mut after = vec![0; before.len()];
+            file.read_exact_at(&mut after, 0).unwrap();
+            assert!(after == before && bytes_of(&file) == before.len() as u64, "{format:?}");
+        }
     }
 
     /// Bytes anywhere in what says where things are: an error or wrong data, and neither a panic nor a read without end.

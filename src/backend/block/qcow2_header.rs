@@ -1,8 +1,8 @@
 //! The header of a qcow2 image, judged before anything else of the image is believed: an untrusted file says here how much is read
 //! and kept in memory.
 //!
-//! Accepted are versions 2 and 3 without encryption, backing file, external data file, internal snapshots and all that a reader
-//! may not ignore. Source: QEMU docs/interop/qcow2.txt "Header".
+//! Accepted are versions 2 and 3 without encryption, external data file, internal snapshots and all that a reader may not ignore; with
+//! a backing file where the user gives one, whatever the header calls it, and without where not. Source: QEMU docs/interop/qcow2.txt "Header".
 
 /// Bytes of the header that are looked at: those of version 3 without what later ones added.
 pub const HEADER_BYTES: usize = 104;
@@ -33,8 +33,11 @@ pub enum HeaderError {
     #[error("version {0} of the format is not known: 2 and 3 are")]
     Version(u32),
     /// A file behind it.
-    #[error("it names a backing file, which is never opened: `qemu-img convert` makes one image of both")]
+    #[error("it lies over another file, which backing=PATH would name; `qemu-img convert` makes one image of both")]
     Backing,
+    /// No file behind it.
+    #[error("it lies over no other file, as backing= says")]
+    NoBacking,
     /// Encrypted.
     #[error("it is encrypted")]
     Encrypted,
@@ -55,11 +58,11 @@ pub enum HeaderError {
     Nonsense(&'static str),
 }
 
-/// Judges the header of an image in a file of `file_bytes`.
+/// Judges the header of an image in a file of `file_bytes`, which has a backing file or not.
 ///
 /// # Errors
 /// The image is not one that can be used.
-pub fn check(header: &[u8; HEADER_BYTES], file_bytes: u64) -> Result<(), HeaderError> {
+pub fn check(header: &[u8; HEADER_BYTES], file_bytes: u64, has_backing: bool) -> Result<(), HeaderError> {
     let word = |at: usize| u32::from_be_bytes(header[at..at + 4].try_into().expect("four bytes"));
     let long = |at: usize| u64::from_be_bytes(header[at..at + 8].try_into().expect("eight bytes"));
     let version = match (word(0), word(4)) {
@@ -67,8 +70,10 @@ pub fn check(header: &[u8; HEADER_BYTES], file_bytes: u64) -> Result<(), HeaderE
         (MAGIC, version) => return Err(HeaderError::Version(version)),
         _ => return Err(HeaderError::NotQcow2),
     };
-    if long(8) != 0 || word(16) != 0 {
-        return Err(HeaderError::Backing);
+    match (long(8) != 0 || word(16) != 0, has_backing) {
+        (true, false) => return Err(HeaderError::Backing),
+        (false, true) => return Err(HeaderError::NoBacking),
+        _ => {}
     }
     let (cluster_bits, size) = (word(20), long(24));
     if !CLUSTER_BITS.contains(&cluster_bits) {
@@ -133,7 +138,7 @@ mod tests {
     fn with(at: usize, bytes: &[u8]) -> Result<(), HeaderError> {
         let mut header = header(1 << 30);
         header[at..at + bytes.len()].copy_from_slice(bytes);
-        check(&header, 1 << 20)
+        check(&header, 1 << 20, false)
     }
 
     #[test]
