@@ -2,7 +2,8 @@
 //!
 //! A queue for requests and one for what has priority, both served alike: a chain is a request of the guest's kernel, handed to the
 //! share as it is and given back with the reply in it. Of several requests that are there at a time, all but one are left to the
-//! share's threads, and so is what may take long; one alone is served at once, since waking a thread takes longer than most.
+//! share's threads, and so is what may take long; one alone is served at once, and so is a read of what the host has in memory,
+//! since waking a thread takes longer than most.
 //! Not modelled: notifications, several request queues, DAX.
 //! Source: virtio 1.2 §5.11.
 
@@ -81,13 +82,19 @@ impl VirtioDevice for Fs {
         let mut next = take(index, queues)?;
         while let Some((mut chain, request)) = next {
             next = take(index, queues)?;
-            if next.is_some() || request.may_take_long() {
+            let at_once = match next.is_some() || request.may_take_long() {
+                true => self.share.serve_cached(&request),
+                false => Some(self.share.serve(&request)),
+            };
+            let Some(bytes) = at_once else {
                 self.share.begin((index, chain), request);
                 continue;
-            }
-            chain.set_written(self.share.serve(&request));
+            };
+            chain.set_written(bytes);
             queues.push(index, &chain);
-            next = take(index, queues)?;
+            if next.is_none() {
+                next = take(index, queues)?;
+            }
         }
         self.look(queues).map(drop)
     }

@@ -149,7 +149,7 @@ impl Server {
 
     /// `struct fuse_attr_out`.
     fn attributes(&self, stat: &Statx) -> Vec<u8> {
-        Fields::default().long(VALID_S).long(0).bytes(&self.attr(stat)).done()
+        Fields::of(ATTR_OUT).long(VALID_S).long(0).bytes(&self.attr(stat)).done()
     }
 
     /// `struct fuse_attr`.
@@ -157,7 +157,7 @@ impl Server {
         let stat = self.guise.as_ref().map_or(*stat, |guise| guise.of(stat));
         let number = self.host.number((stat.stx_dev_major, stat.stx_dev_minor), stat.stx_ino);
         let times = [stat.stx_atime, stat.stx_mtime, stat.stx_ctime];
-        let fields = Fields::default().long(number).long(stat.stx_size).long(stat.stx_blocks);
+        let fields = Fields::of(ATTR_OUT).long(number).long(stat.stx_size).long(stat.stx_blocks);
         let fields = times.iter().fold(fields, |fields, time| fields.long(time.tv_sec as u64));
         let fields = times.iter().fold(fields, |fields, time| fields.word(time.tv_nsec));
         let (major, minor) = (stat.stx_rdev_major, stat.stx_rdev_minor);

@@ -83,6 +83,12 @@ impl Bench {
 
     /// All names of a directory, with their types and, of a READDIRPLUS, their nodes, by requests of `size` bytes.
     pub fn list(&mut self, node: u64, plus: bool, size: u32) -> Vec<(String, u32, u64)> {
+        let listed = self.list_entries(node, plus, size).into_iter();
+        listed.map(|(name, kind, entry)| (name, kind, entry.map_or(0, |entry| entry.node))).collect()
+    }
+
+    /// The same with all that a READDIRPLUS tells of each.
+    pub fn list_entries(&mut self, node: u64, plus: bool, size: u32) -> Vec<(String, u32, Option<Entry>)> {
         let (handle, _) = self.client.open_as(opcode::OPENDIR, node, 0).unwrap();
         let opcode = if plus { opcode::READDIRPLUS } else { opcode::READDIR };
         let (mut found, mut offset) = (Vec::new(), 0);
@@ -95,9 +101,9 @@ impl Bench {
             }
             let mut rest = &reply[..];
             while !rest.is_empty() {
-                let mut entry = 0;
+                let mut entry = None;
                 if plus {
-                    entry = Entry::parse(rest).node;
+                    entry = Some(Entry::parse(rest));
                     rest = &rest[128..];
                 }
                 offset = u64::from_le_bytes(rest[8..16].try_into().unwrap());

@@ -84,17 +84,33 @@ impl Client {
     pub fn ask(&mut self, opcode: u32, node: u64, arguments: &[u8], room: u32) -> Result<Vec<u8>, Errno> {
         let message = message(opcode, node, self.user, arguments);
         let reply = self.send(&message, OUT_HEADER as u32 + room).ok_or(Errno::PROTO)?;
-        let word = |at: usize| u32::from_le_bytes(reply[at..at + 4].try_into().expect("four bytes"));
-        let whole = word(0) as usize == reply.len() && reply[8..16] == message[8..16];
-        match (whole, word(4) as i32) {
-            (true, 0) => Ok(reply[OUT_HEADER..].to_vec()),
-            (true, error) if reply.len() == OUT_HEADER => Err(Errno::from_raw_os_error(-error)),
-            _ => Err(Errno::PROTO),
-        }
+        body(&message, &reply)
+    }
+
+    /// The same of what can be answered without waiting; `None` where it cannot.
+    pub fn ask_cached(
+        &mut self,
+        opcode: u32,
+        node: u64,
+        arguments: &[u8],
+        room: u32,
+    ) -> Option<Result<Vec<u8>, Errno>> {
+        let message = message(opcode, node, self.user, arguments);
+        let request = self.request(&message, OUT_HEADER as u32 + room);
+        let bytes = self.server.serve_cached(&request)?;
+        Some(body(&message, &self.reply(bytes)))
     }
 
     /// Has bytes served as they are, with so much room for a reply. `None`: there was none.
     pub fn send(&mut self, message: &[u8], room: u32) -> Option<Vec<u8>> {
+        let request = self.request(message, room);
+        let bytes = self.server.serve(&request);
+        assert!(bytes <= room, "more than there is room for");
+        (bytes > 0).then(|| self.reply(bytes))
+    }
+
+    /// A request in RAM, with so much room for a reply.
+    fn request(&self, message: &[u8], room: u32) -> Request {
         let range = |start, size: u64| GuestRange { start, size: size.min(SIZE) };
         self.ram.write(REQUEST, message).expect("it is RAM");
         // In pieces: nothing depends on where a buffer ends.
@@ -102,11 +118,13 @@ impl Client {
         let readable = vec![range(REQUEST, begin), range(REQUEST + begin, size - begin)];
         let half = u64::from(room) / 2;
         let writable = vec![range(REPLY, half), range(REPLY + half, u64::from(room) - half)];
-        let bytes = self.server.serve(&Request::new(self.ram.clone(), readable, writable));
-        assert!(bytes <= room, "more than there is room for");
+        Request::new(self.ram.clone(), readable, writable)
+    }
+
+    fn reply(&self, bytes: u32) -> Vec<u8> {
         let mut reply = vec![0; bytes as usize];
         self.ram.read(REPLY, &mut reply).expect("it is RAM");
-        (bytes > 0).then_some(reply)
+        reply
     }
 
     /// LOOKUP; a name that does not exist is an error here.
@@ -213,6 +231,17 @@ impl Entry {
         let word = |at: usize| u32::from_le_bytes(attributes[at..at + 4].try_into().expect("four bytes"));
         let long = |at: usize| u64::from_le_bytes(attributes[at..at + 8].try_into().expect("eight bytes"));
         Entry { node, number: long(0), size: long(8), mode: word(60), links: word(64), owner: (word(68), word(72)) }
+    }
+}
+
+/// What a reply has behind its header, if it is one to this request.
+fn body(message: &[u8], reply: &[u8]) -> Result<Vec<u8>, Errno> {
+    let word = |at: usize| u32::from_le_bytes(reply[at..at + 4].try_into().expect("four bytes"));
+    let whole = word(0) as usize == reply.len() && reply[8..16] == message[8..16];
+    match (whole, word(4) as i32) {
+        (true, 0) => Ok(reply[OUT_HEADER..].to_vec()),
+        (true, error) if reply.len() == OUT_HEADER => Err(Errno::from_raw_os_error(-error)),
+        _ => Err(Errno::PROTO),
     }
 }
 

@@ -21,6 +21,7 @@ use rustix::time::{ClockId, clock_gettime};
 use std::fs::File;
 use std::io;
 use std::os::fd::AsFd;
+use std::sync::Arc;
 
 /// Most bytes of one COPY_FILE_RANGE; the client asks for the rest.
 const COPY_MAX: u64 = 64 << 20;
@@ -102,14 +103,29 @@ impl Server {
     }
 
     pub(super) fn read(&self, request: &Request) -> Answer {
-        let arguments = request.arguments(TRANSFER_IN)?;
-        let (handle, offset, size, _) = transfer(&arguments)?;
-        let bytes = u64::from(size.min(TRANSFER_MAX)).min(request.room());
-        let mut sink = request.sink(bytes).ok_or(Errno::FAULT)?;
-        on_file(&*self.table.handle(handle)?, |file| {
+        let (handle, offset, mut sink) = self.reading(request)?;
+        on_file(&handle, |file| {
             let done = whole(&mut sink, offset, |buffers, at| calls::read_at(file, buffers, at))?;
             Ok(Reply::InPlace(done))
         })
+    }
+
+    /// READ, if all bytes that it asks for are in the host's page cache.
+    pub(super) fn read_cached(&self, request: &Request) -> Result<Option<u32>, Errno> {
+        let (handle, offset, sink) = self.reading(request)?;
+        on_file(&handle, |file| {
+            let done = calls::read_at_once(file, &sink.front(u64::MAX), offset).ok();
+            Ok(done.filter(|done| u64::from(*done) == sink.bytes()))
+        })
+    }
+
+    /// File, offset and buffers of a READ.
+    fn reading(&self, request: &Request) -> Result<(Arc<Handle>, u64, HostBuffers), Errno> {
+        let arguments = request.arguments(TRANSFER_IN)?;
+        let (handle, offset, size, _) = transfer(&arguments)?;
+        let bytes = u64::from(size.min(TRANSFER_MAX)).min(request.room());
+        let sink = request.sink(bytes).ok_or(Errno::FAULT)?;
+        Ok((self.table.handle(handle)?, offset, sink))
     }
 
     pub(super) fn write(&self, request: &Request) -> Answer {

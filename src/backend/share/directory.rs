@@ -11,6 +11,7 @@ use super::table::Handle;
 use crate::bus::bus::lock;
 use rustix::fs::{RawDir, RawDirEntry, SeekFrom};
 use rustix::io::Errno;
+use std::ffi::CStr;
 use std::os::fd::OwnedFd;
 use std::sync::Mutex;
 
@@ -110,6 +111,19 @@ impl Server {
         Ok(())
     }
 
+    /// What a lookup of a name would tell that the host has listed with this number. A file that the client knows is held already:
+    /// one call of the host tells its attributes, where to hold it anew and let go of it takes three.
+    fn listed(&self, directory: &Inode, name: &CStr, number: u64) -> Result<Vec<u8>, Errno> {
+        if self.table.knows(&directory.key.beside(number)) {
+            // Whatever has that name by now: it is told of if it is known, else it is looked up like any other.
+            let (key, stat) = self.host.look(directory, name)?;
+            if let Some(node) = self.table.look_up_known(&key) {
+                return Ok(self.known_entry(node, &stat));
+            }
+        }
+        self.entry(self.host.child(directory, name)?)
+    }
+
     /// Adds an entry, if it fits. A file that is gone already, or for which there is no room, comes without a node, as READDIR has it.
     fn add(&self, reply: &mut Vec<u8>, size: usize, inode: &Inode, entry: &RawDirEntry<'_>, plus: bool) -> bool {
         let name = entry.file_name();
@@ -123,7 +137,7 @@ impl Server {
         }
         let end = reply.len() + whole;
         if plus {
-            let node = (!dots).then(|| self.host.child(inode, name).and_then(|found| self.entry(found)).ok());
+            let node = (!dots).then(|| self.listed(inode, name, entry.ino()).ok());
             reply.extend(node.flatten().unwrap_or_else(|| vec![0; ENTRY_OUT]));
         }
         // What is above the shared directory is nothing of the guest's, not even by number.

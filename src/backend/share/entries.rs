@@ -6,7 +6,7 @@
 
 use super::attributes::VALID_S;
 use super::host::Inode;
-use super::protocol::{Arguments, Fields, InHeader};
+use super::protocol::{Arguments, ENTRY_OUT, Fields, InHeader};
 use super::request::Request;
 use super::server::{Answer, Reply, Server};
 use rustix::fs::{AtFlags, FileType, Mode, RenameFlags, Statx};
@@ -142,7 +142,7 @@ impl Server {
     /// `struct fuse_entry_out` of a node.
     pub(super) fn known_entry(&self, node: u64, stat: &Statx) -> Vec<u8> {
         let generation = 0; // no node's number is given twice
-        let fields = Fields::default().long(node).long(generation).long(VALID_S).long(VALID_S).word(0).word(0);
+        let fields = Fields::of(ENTRY_OUT).long(node).long(generation).long(VALID_S).long(VALID_S).word(0).word(0);
         fields.bytes(&self.attr(stat)).done()
     }
 }

@@ -36,6 +36,8 @@ const MADE_UP: [u32; 14] = [
     0x6165_676c,
 ];
 
+/// What is asked for of a file.
+const WANTED: StatxFlags = StatxFlags::BASIC_STATS.union(StatxFlags::MNT_ID);
 /// Most file systems below a share whose files get numbers of their own.
 const DEVICES_MAX: usize = 4096;
 
@@ -70,6 +72,15 @@ pub struct Key {
 }
 
 impl Key {
+    fn of(stat: &Statx) -> Key {
+        Key { device: (stat.stx_dev_major, stat.stx_dev_minor), number: stat.stx_ino, mount: stat.stx_mnt_id }
+    }
+
+    /// Of what has this number in the same file system, unless something is mounted there.
+    pub fn beside(&self, number: u64) -> Key {
+        Key { number, ..*self }
+    }
+
     /// The device, major and minor.
     pub fn device(&self) -> (u32, u32) {
         self.device
@@ -181,6 +192,17 @@ impl Host {
         self.adopt(open_beneath(parent.fd(), name)?, parent)
     }
 
+    /// Which file a name in a directory leads to, and its attributes, without holding it. The name is one component, as for
+    /// [`Host::child`].
+    ///
+    /// # Errors
+    /// What the host says.
+    pub fn look(&self, parent: &Inode, name: &CStr) -> Result<(Key, Statx), Errno> {
+        let flags = AtFlags::SYMLINK_NOFOLLOW | AtFlags::NO_AUTOMOUNT;
+        let stat = rustix::fs::statx(parent.fd(), name, flags, WANTED)?;
+        Ok((Key::of(&stat), stat))
+    }
+
     /// The file that a descriptor stands for, which was had in this directory.
     ///
     /// # Errors
@@ -255,11 +277,10 @@ impl Host {
     }
 
     fn inode(&self, fd: OwnedFd, stat: &Statx, parent: Option<&Inode>) -> Result<Inode, Errno> {
-        let device = (stat.stx_dev_major, stat.stx_dev_minor);
-        let key = Key { device, number: stat.stx_ino, mount: stat.stx_mnt_id };
+        let key = Key::of(stat);
         // Nothing of another kind is found without a change of the device.
         let made_up = match parent {
-            Some(parent) if parent.key.device == device => parent.made_up,
+            Some(parent) if parent.key.device == key.device => parent.made_up,
             _ => MADE_UP.contains(&(rustix::fs::fstatfs(&fd)?.f_type as u32)),
         };
         let kind = FileType::from_raw_mode(stat.stx_mode.into());
@@ -272,7 +293,7 @@ impl Host {
 /// # Errors
 /// What the host says.
 pub fn stat(fd: BorrowedFd<'_>) -> Result<Statx, Errno> {
-    rustix::fs::statx(fd, c"", AtFlags::EMPTY_PATH, StatxFlags::BASIC_STATS | StatxFlags::MNT_ID)
+    rustix::fs::statx(fd, c"", AtFlags::EMPTY_PATH, WANTED)
 }
 
 /// What stands for the entry `name` of a directory, whatever it is.

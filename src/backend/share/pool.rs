@@ -69,6 +69,11 @@ impl<T: Send + 'static> Share<T> {
         self.common.server.serve(request)
     }
 
+    /// Serves a request at once, if it only reads what the host has in memory. Returns the bytes of the reply.
+    pub fn serve_cached(&self, request: &Request) -> Option<u32> {
+        self.common.server.serve_cached(request)
+    }
+
     /// Begins a request, which [`Share::finish`] gives back.
     pub fn begin(&mut self, token: T, request: Request) {
         lock(&self.common.state).waiting.push_back((token, request));
@@ -128,8 +133,11 @@ fn work_off<T>(common: &Common<T>) {
         drop(request);
         state = lock(&common.state);
         state.under_way -= 1;
+        // Whoever takes the first takes all that are there by then: one wake-up is enough.
+        if state.done.is_empty() {
+            common.ready.wake();
+        }
         state.done.push((token, written));
-        common.ready.wake();
         if state.under_way == 0 {
             common.idle.notify_all();
         }

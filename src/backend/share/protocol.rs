@@ -225,6 +225,11 @@ pub const NAME_MAX: usize = 255;
 pub struct Fields(Vec<u8>);
 
 impl Fields {
+    /// A structure that will have so many bytes: they need not be moved while it grows.
+    pub fn of(size: usize) -> Fields {
+        Fields(Vec::with_capacity(size))
+    }
+
     /// Adds a 32-bit field.
     pub fn word(mut self, value: u32) -> Fields {
         self.0.extend(value.to_le_bytes());

@@ -76,12 +76,12 @@ impl Request {
 
     /// What is to be written to a file: `bytes` of the request from `at` behind the header on.
     pub fn source(&self, at: u64, bytes: u64) -> Option<HostBuffers> {
-        HostBuffers::of_guest(&self.ram, &cut(&self.readable, IN_HEADER as u64 + at, bytes)).ok()
+        HostBuffers::of_guest(&self.ram, &parts(&self.readable, IN_HEADER as u64 + at, bytes)).ok()
     }
 
     /// Where what is read of a file goes: up to `bytes`, behind the reply's header.
     pub fn sink(&self, bytes: u64) -> Option<HostBuffers> {
-        HostBuffers::of_guest(&self.ram, &cut(&self.writable, OUT_HEADER as u64, bytes)).ok()
+        HostBuffers::of_guest(&self.ram, &parts(&self.writable, OUT_HEADER as u64, bytes)).ok()
     }
 
     /// Writes the reply's header for `error` and a body of `in_place` bytes, which is there, or `body`. Returns the bytes of the
@@ -123,19 +123,19 @@ fn size(ranges: &[GuestRange]) -> u64 {
 }
 
 /// The parts of `ranges` that hold up to `bytes` of them from `at` on.
-fn cut(ranges: &[GuestRange], at: u64, bytes: u64) -> Vec<GuestRange> {
+fn cut(ranges: &[GuestRange], at: u64, bytes: u64) -> impl Iterator<Item = GuestRange> {
     let (mut skip, mut left) = (at, bytes);
-    let mut parts = Vec::new();
-    for range in ranges {
+    ranges.iter().filter_map(move |range| {
         let skipped = skip.min(range.size);
         let size = left.min(range.size - skipped);
         skip -= skipped;
         left -= size;
-        if size > 0 {
-            parts.push(GuestRange { start: range.start + skipped, size });
-        }
-    }
-    parts
+        (size > 0).then_some(GuestRange { start: range.start + skipped, size })
+    })
+}
+
+fn parts(ranges: &[GuestRange], at: u64, bytes: u64) -> Vec<GuestRange> {
+    cut(ranges, at, bytes).collect()
 }
 
 #[cfg(test)]
@@ -151,10 +151,13 @@ mod tests {
     #[test]
     fn ranges_are_cut_at_any_byte() {
         let ranges = [range(0x1000, 16), range(0x2000, 0), range(0x3000, 8)];
-        assert_eq!(cut(&ranges, 0, 100), [range(0x1000, 16), range(0x3000, 8)]);
-        assert_eq!(cut(&ranges, 15, 2), [range(0x100f, 1), range(0x3000, 1)]);
-        assert_eq!(cut(&ranges, 16, 3), [range(0x3000, 3)]);
-        assert_eq!((cut(&ranges, 24, 1), cut(&ranges, u64::MAX, 1), cut(&ranges, 3, 0)), (vec![], vec![], vec![]));
+        assert_eq!(parts(&ranges, 0, 100), [range(0x1000, 16), range(0x3000, 8)]);
+        assert_eq!(parts(&ranges, 15, 2), [range(0x100f, 1), range(0x3000, 1)]);
+        assert_eq!(parts(&ranges, 16, 3), [range(0x3000, 3)]);
+        assert_eq!(
+            (parts(&ranges, 24, 1), parts(&ranges, u64::MAX, 1), parts(&ranges, 3, 0)),
+            (vec![], vec![], vec![])
+        );
     }
 
     #[test]

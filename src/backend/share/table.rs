@@ -122,6 +122,20 @@ impl Table {
         Ok((id, inode))
     }
 
+    /// Whether a file has a node.
+    pub fn knows(&self, key: &Key) -> bool {
+        lock(&self.entries).by_key.contains_key(key)
+    }
+
+    /// Notes that a file was looked up, if it has a node, and returns that.
+    pub fn look_up_known(&self, key: &Key) -> Option<u64> {
+        let entries = &mut *lock(&self.entries);
+        let id = *entries.by_key.get(key)?;
+        let node = entries.nodes.get_mut(&id).expect("both maps have it");
+        node.lookups = node.lookups.saturating_add(1);
+        Some(id)
+    }
+
     /// Takes `lookups` of a node back; it is gone with the last.
     pub fn forget(&self, id: u64, lookups: u64) {
         let gone = {

@@ -282,6 +282,56 @@ fn pages_are_kept_as_long_as_a_file_is_what_it_was() {
 }
 
 #[test]
+fn a_listing_tells_of_files_that_are_known_what_a_lookup_would() {
+    let mut bench = Bench::with(false, LIMITS, |path| {
+        fs::write(path.join("file"), "1").unwrap();
+        symlink("file", path.join("link")).unwrap();
+    });
+    let told = |bench: &mut Bench, name: &str| {
+        let mut listed = bench.list_entries(ROOT, true, 4096).into_iter();
+        listed.find(|(listed, ..)| listed == name).unwrap().2.unwrap()
+    };
+    let (file, link) = (bench.client.lookup(ROOT, "file").unwrap(), bench.client.lookup(ROOT, "link").unwrap());
+    assert_eq!((told(&mut bench, "file"), told(&mut bench, "link")), (file, link));
+    fs::write(bench.path.join("file"), "12345").unwrap();
+    let grown = told(&mut bench, "file");
+    assert_eq!((grown.node, grown.size), (file.node, 5));
+    // One lookup and three listings, each of which counts.
+    bench.client.forget(file.node, 3);
+    assert!(bench.client.attributes(file.node).is_ok());
+    bench.client.forget(file.node, 1);
+    assert_eq!(bench.client.attributes(file.node), Err(Errno::STALE));
+    // Another file of a name that is known, and a known file by another name.
+    fs::write(bench.path.join("new"), "123").unwrap();
+    fs::rename(bench.path.join("link"), bench.path.join("moved")).unwrap();
+    fs::rename(bench.path.join("new"), bench.path.join("file")).unwrap();
+    let other = told(&mut bench, "file");
+    assert_eq!((other.size, [file.node, link.node].contains(&other.node)), (3, false));
+    assert_eq!(told(&mut bench, "moved"), Entry { ..link });
+}
+
+#[test]
+fn what_the_host_has_in_memory_is_read_without_waiting_and_is_the_same() {
+    let mut bench = Bench::with(false, LIMITS, |path| fs::write(path.join("file"), vec![7; 10_000]).unwrap());
+    let node = bench.client.lookup(ROOT, "file").unwrap().node;
+    let handle = bench.client.open(node, libc::O_RDONLY).unwrap();
+    bench.client.read(handle, 0, 10_000).unwrap();
+    let mut cached = |handle: u64, offset: u64, size: u32| {
+        let arguments = Fields::default().long(handle).long(offset).word(size).zeroes_to(40);
+        bench.client.ask_cached(opcode::READ, node, &arguments.done(), size)
+    };
+    // Not every file system can tell.
+    assert!(matches!(cached(handle, 4096, 4096), None | Some(Ok(_))));
+    if let Some(bytes) = cached(handle, 1, 9000) {
+        assert_eq!(bytes, Ok(vec![7; 9000]));
+    }
+    for (handle, offset) in [(handle, 4096), (handle, 10_000), (handle, u64::MAX), (handle + 1, 0)] {
+        assert_eq!(cached(handle, offset, 8192), None, "not all of it is there, or none");
+    }
+    assert_eq!(bench.client.ask_cached(opcode::GETATTR, node, &[0; 16], 104), None, "something else");
+}
+
+#[test]
 fn directories_are_listed_whole_whatever_the_size_of_requests() {
     let mut bench = Bench::with(false, Limits { nodes: 2100, handles: 10 }, |path| {
         (0..2000).for_each(|number| fs::write(path.join(format!("file-{number}")), "").unwrap());
