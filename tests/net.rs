@@ -17,6 +17,7 @@ use hostel::backend::net_stream::NetStream;
 use hostel::event_loop::{self, Interest};
 use rustix::process::Signal;
 use std::fs;
+use std::net::UdpSocket;
 use std::os::unix::net::UnixStream;
 use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
@@ -335,6 +336,66 @@ fn a_switch_passes_frames_between_its_ports_and_goes_with_the_last() {
     assert!(!fs::exists(&socket).expect("the directory is there"));
 }
 
+/// passt takes an interface with a way out for its template, and ends where there is none, as in the lab.
+fn has_way_out() -> bool {
+    let routes = std::fs::read_to_string("/proc/net/route").expect("the host has a network stack");
+    let found = routes.lines().any(|line| line.split_whitespace().nth(1) == Some("00000000"));
+    if !found {
+        kvm::skip("there is no way out that passt could stand for");
+    }
+    found
+}
+
+/// Frames of a guest that come to a socket of its host, all of them: `net-bench` hears of each twenty-fourth.
+#[test]
+fn a_guest_reaches_its_host_through_passt() {
+    const FRAMES: usize = 500;
+    if !kvm::available() || !has_way_out() {
+        return;
+    }
+    if find_program("passt").is_none() {
+        return kvm::skip("passt is not installed");
+    }
+    let socket = UdpSocket::bind("127.0.0.1:0").expect("the host has a loopback interface");
+    socket.set_read_timeout(Some(Duration::from_secs(60))).expect("a time that a socket can wait");
+    let port = socket.local_addr().expect("it is bound").port().to_string();
+    let machine = std::thread::spawn(move || {
+        let mut command = Command::new(PROGRAM);
+        command.args(["run", "net-bench", "--transport", "mmio", "--timeout", "60s", "--net", "user", "--"]);
+        command.args(["user", &port, "1514", &FRAMES.to_string()]);
+        finish(command, "")
+    });
+    // Kinds as in `guest/bin/net-bench.rs`: a call, data whose lowest bit asks to be acknowledged, the end.
+    let (mut seen, mut data) = ([0; 2048], 0);
+    loop {
+        let (bytes, from) = socket.recv_from(&mut seen).expect("the guest says something");
+        assert_eq!(bytes, 1514 - 42);
+        let number = u32::from_le_bytes(seen[14..18].try_into().expect("four bytes"));
+        let (kind, number) = match seen[12] {
+            1 => (2, 0),
+            3 => {
+                data += 1;
+                assert_eq!(number >> 1, data, "in order, and none is lost");
+                if number & 1 == 0 {
+                    continue;
+                }
+                (4, data)
+            }
+            kind => (kind, 0),
+        };
+        seen[12] = kind;
+        seen[14..18].copy_from_slice(&number.to_le_bytes());
+        socket.send_to(&seen[..bytes], from).expect("passt listens");
+        if kind == 7 {
+            break;
+        }
+    }
+    let machine = machine.join().expect("it does not panic");
+    let told = format!("user: {FRAMES} frames of 1514 bytes in ");
+    assert!(machine.status == 0 && machine.stdout.starts_with(&told), "{machine:?}");
+    assert_eq!(data as usize, FRAMES);
+}
+
 #[test]
 fn passt_answers_behind_the_port() {
     let passt = match net_passt::start(&[]) {
@@ -342,10 +403,8 @@ fn passt_answers_behind_the_port() {
         Err(PasstError::Missing) => return kvm::skip("passt is not installed"),
         Err(error) => panic!("{error}"),
     };
-    // passt takes an interface with a way out for its template, and ends where there is none, as in the lab.
-    let routes = std::fs::read_to_string("/proc/net/route").expect("the host has a network stack");
-    if !routes.lines().any(|line| line.split_whitespace().nth(1) == Some("00000000")) {
-        return kvm::skip("there is no way out that passt could stand for");
+    if !has_way_out() {
+        return;
     }
     let scratch = Scratch::new("passt");
     let path = scratch.join("capture.pcap");

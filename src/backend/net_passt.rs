@@ -4,6 +4,7 @@
 //! Source: passt(1).
 
 use super::net_stream::NetStream;
+use rustix::net::sockopt::set_socket_send_buffer_size;
 use std::io;
 use std::net::Ipv4Addr;
 use std::os::fd::{AsRawFd, OwnedFd};
@@ -20,6 +21,10 @@ pub const MASK: Ipv4Addr = Ipv4Addr::new(255, 255, 255, 0);
 pub const ROUTER: Ipv4Addr = Ipv4Addr::new(10, 0, 2, 2);
 /// The name server, which asks the host's.
 pub const NAME_SERVER: Ipv4Addr = Ipv4Addr::new(10, 0, 2, 3);
+
+/// Bytes that wait in the socket each way, as far as the host allows: as many as passt asks for itself where it opens the socket. What has
+/// no room there it drops, and a guest's TCP stands still for seconds until it comes again.
+const WAITING_BYTES: usize = 8 << 20;
 
 /// A passt that cannot be had.
 #[derive(Debug, thiserror::Error)]
@@ -47,6 +52,9 @@ pub struct Forward {
 /// It is not installed, or cannot be started.
 pub fn start(forwards: &[Forward]) -> Result<NetStream, PasstError> {
     let (ours, theirs) = UnixStream::pair().map_err(PasstError::Start)?;
+    for end in [&ours, &theirs] {
+        set_socket_send_buffer_size(end, WAITING_BYTES).map_err(|error| PasstError::Start(error.into()))?;
+    }
     // Only this copy outlives the exec.
     let inherited = rustix::io::dup(&theirs).map_err(|error| PasstError::Start(error.into()))?;
     let mut command = Command::new(PROGRAM);

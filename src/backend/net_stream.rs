@@ -18,6 +18,7 @@ use super::net_port::{
 };
 use rustix::io::Errno;
 use rustix::net::{RecvFlags, SendFlags, recv, send};
+use std::mem;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
 /// Bytes of a length.
@@ -26,6 +27,10 @@ const LENGTH_BYTES: usize = 4;
 const RECORD_MAX: usize = LENGTH_BYTES + FRAME_MAX;
 /// Bytes that are read at once, and kept until they are whole frames.
 const INPUT_BYTES: usize = 4 * RECORD_MAX;
+/// Bytes that are sent at once to who is not Hostel, unless one frame has more. A socket keeps them in one piece of memory (Linux
+/// `af_unix.c`, UNIX_SKB_FRAGS_SZ), and hands pieces out. passt of 2023 loses its place in the stream where a piece ends within a length,
+/// and where a frame lies in more than two.
+const PIECE_BYTES: usize = 32 << 10;
 /// Bytes that are taken to be sent, beyond what the socket takes.
 const OUTPUT_BYTES: usize = 4 * RECORD_MAX;
 
@@ -61,8 +66,12 @@ pub struct NetStream {
     /// What was taken, with lengths; the first `sent` bytes have gone.
     output: Vec<u8>,
     sent: usize,
+    /// Where in `output` what is being sent ends.
+    piece_end: usize,
     /// A word that goes before the next frame, once there is room.
     word: Option<u32>,
+    /// The socket gave all that it had the last time, so that it need not be asked again before it is waited for.
+    drained: bool,
     /// The socket took no more the last time.
     blocked: bool,
     words: Words,
@@ -83,7 +92,9 @@ impl NetStream {
             end: 0,
             output: Vec::new(),
             sent: 0,
+            piece_end: 0,
             word: None,
+            drained: false,
             blocked: false,
             words: Words::None,
             headers: false,
@@ -121,7 +132,7 @@ impl NetStream {
         self.socket = None;
         (self.start, self.end) = (0, 0);
         self.output.clear();
-        (self.sent, self.word) = (0, None);
+        (self.sent, self.piece_end, self.word) = (0, 0, None);
     }
 
     /// Length of the record at the front of the input behind its length, if it is there whole. Words before it are heard.
@@ -177,6 +188,7 @@ impl NetStream {
             Ok((0, _)) => self.hang_up(),
             Ok((count, _)) => {
                 self.end += count;
+                self.drained = self.end < self.input.len();
                 return true;
             }
             Err(Errno::AGAIN | Errno::INTR) => {}
@@ -196,6 +208,20 @@ impl NetStream {
         }
         self.put_word();
         true
+    }
+
+    /// Where the next piece of the output ends: behind whole frames. To Hostel itself, all of it is one.
+    fn next_piece(&self) -> usize {
+        let mut end = self.sent;
+        while let Some(word) = self.output[end..].first_chunk().filter(|_| !self.headers) {
+            let length = u32::from_be_bytes(*word);
+            let next = end + LENGTH_BYTES + length as usize;
+            if length & WORD != 0 || (next - self.sent > PIECE_BYTES && end > self.sent) {
+                break;
+            }
+            end = next;
+        }
+        if end > self.sent { end } else { self.output.len() }
     }
 
     fn put_word(&mut self) {
@@ -244,15 +270,18 @@ impl NetPort for NetStream {
         }
         self.blocked = false;
         while self.sent < self.output.len() {
+            if self.sent == self.piece_end {
+                self.piece_end = self.next_piece();
+            }
             let Some(socket) = &self.socket else { break };
-            match send(socket, &self.output[self.sent..], SendFlags::DONTWAIT | SendFlags::NOSIGNAL) {
+            match send(socket, &self.output[self.sent..self.piece_end], SendFlags::DONTWAIT | SendFlags::NOSIGNAL) {
                 Ok(count) => self.sent += count,
                 Err(Errno::AGAIN | Errno::INTR) => {
                     self.blocked = true;
                     // What has gone is dropped when that is worth the move of the rest.
                     if self.sent >= OUTPUT_BYTES / 2 {
                         self.output.drain(..self.sent);
-                        self.sent = 0;
+                        (self.sent, self.piece_end) = (0, self.piece_end - self.sent);
                     }
                     return;
                 }
@@ -260,14 +289,17 @@ impl NetPort for NetStream {
             }
         }
         self.output.clear();
-        self.sent = 0;
+        (self.sent, self.piece_end) = (0, 0);
     }
 
     fn peek(&mut self) -> Option<Arrived<'_>> {
         let length = match self.whole_record() {
             Some(length) => length,
-            None if self.fill() => self.whole_record()?,
-            None => return None,
+            None if mem::take(&mut self.drained) || !self.fill() => return None,
+            None => self.whole_record().or_else(|| {
+                self.drained = false;
+                None
+            })?,
         };
         let record = &self.input[self.start + LENGTH_BYTES..][..length];
         match record.split_first_chunk().filter(|_| self.headers) {
@@ -348,6 +380,35 @@ mod tests {
         assert!(!port.wants_room());
     }
 
+    /// A peer that loses its place where what it reads ends within a length, and a socket that is full at any moment.
+    #[test]
+    fn what_has_gone_to_a_stranger_ends_with_a_frame() {
+        let (mut port, mut peer) = pair();
+        peer.set_nonblocking(true).unwrap();
+        let record = LENGTH_BYTES + 1514;
+        let mut got = vec![0; 1 << 20];
+        for _ in 0..5 {
+            (0..1000).take_while(|_| port.send(&NOTHING_LEFT, &[7; 1514]) == Sent::Taken).for_each(drop);
+            port.flush();
+            assert!(port.wants_room());
+            let (mut total, start) = (0, (1514u32).to_be_bytes());
+            while let Ok(count) = peer.read(&mut got[total..]) {
+                total += count;
+            }
+            assert_eq!(total % record, 0);
+            assert!(total > PIECE_BYTES && got[..total].chunks(record).all(|record| record.starts_with(&start)));
+        }
+        // One that is longer than a piece goes alone.
+        let (mut port, mut peer) = pair();
+        port.send(&NOTHING_LEFT, &[1; 100]);
+        port.send(&NOTHING_LEFT, &[2; 60_000]);
+        port.send(&NOTHING_LEFT, &[3; 100]);
+        assert_eq!(port.next_piece(), LENGTH_BYTES + 100);
+        port.flush();
+        peer.read_exact(&mut got[..3 * LENGTH_BYTES + 60_200]).unwrap();
+        assert_eq!((got[3 * LENGTH_BYTES + 60_199], port.wants_room()), (3, false));
+    }
+
     #[test]
     fn sec42_a_length_that_no_frame_has_and_a_peer_that_left_end_the_port() {
         let (mut port, mut peer) = pair();
@@ -377,6 +438,7 @@ mod tests {
         assert_eq!(switch.peek(), Some(Arrived { header: &header, frame: b"to the switch" }));
         assert_eq!(switch.does(), GUEST_CSUM | GUEST_TSO6);
         switch.take();
+        assert_eq!(switch.peek(), None, "it had all that was there");
         switch.send(&header, b"back");
         switch.flush();
         assert_eq!(machine.peek(), Some(Arrived { header: &header, frame: b"back" }));
