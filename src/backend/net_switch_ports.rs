@@ -32,6 +32,14 @@ pub struct Switch {
     counts: Counts,
 }
 
+/// The way of the frame before, which many a frame takes too.
+struct Way {
+    to: Mac,
+    from: Mac,
+    /// `None`: to all ports.
+    port: Option<usize>,
+}
+
 struct Port {
     stream: NetStream,
     /// It has had its turn, and more frames of it are here.
@@ -146,18 +154,19 @@ impl Switch {
         // Out of the row while it is looked at: it gets none of its own frames.
         let Some(mut port) = self.ports.get_mut(index).and_then(Option::take) else { return };
         port.has_more = true;
+        let mut way = None;
         for _ in 0..FRAMES_AT_ONCE {
             let Some(arrived) = port.stream.peek() else {
                 port.has_more = false;
                 break;
             };
-            self.forward(index, arrived, now);
+            self.forward(index, arrived, &mut way, now);
             port.stream.take();
         }
         self.ports[index] = Some(port);
     }
 
-    fn forward(&mut self, from: usize, Arrived { header, frame }: Arrived<'_>, now: Instant) {
+    fn forward(&mut self, from: usize, Arrived { header, frame }: Arrived<'_>, way: &mut Option<Way>, now: Instant) {
         self.counts.frames += 1;
         let work = Work::of(header, frame);
         let addresses: Option<(&Mac, &Mac)> =
@@ -166,9 +175,13 @@ impl Switch {
             self.counts.malformed += 1;
             return;
         };
-        self.addresses.learn(source, from, now);
-        let known = self.addresses.find(to, now).filter(|_| is_one(to));
-        match known {
+        // Nothing but a frame from another address changes what is known meanwhile.
+        if way.as_ref().is_none_or(|way| (&way.to, &way.from) != (to, source)) {
+            self.addresses.learn(source, from, now);
+            let port = self.addresses.find(to, now).filter(|_| is_one(to));
+            *way = Some(Way { to: *to, from: *source, port });
+        }
+        match way.as_ref().and_then(|way| way.port) {
             Some(port) => self.send_to(port, frame, &work),
             None => (0..self.ports.len()).for_each(|port| self.send_to(port, frame, &work)),
         }

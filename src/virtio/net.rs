@@ -17,6 +17,8 @@ const TRANSMIT: usize = 1;
 const QUEUE_SIZES: [u16; 2] = [256, 256];
 /// Directions that are limited by themselves, each by its queue's index.
 pub const LANES: usize = 2;
+/// Chains that are given back together: fewer would have the driver look for each, more would have it wait for the last.
+const TOGETHER: usize = 64;
 
 /// Feature: the device has a MAC address.
 const MAC: u64 = 1 << 5;
@@ -46,6 +48,8 @@ pub struct Net {
     is_starved: bool,
     /// The buffers of the frame that is being delivered.
     chains: Vec<Chain>,
+    /// Chains that are done with and not yet given back, of the queue that is being served.
+    done: Vec<Chain>,
 }
 
 /// What became of the frame that has come.
@@ -79,6 +83,7 @@ impl Net {
             is_mergeable: false,
             is_starved: true,
             chains: Vec::new(),
+            done: Vec::new(),
         }
     }
 
@@ -95,10 +100,20 @@ impl Net {
                 break;
             }
             self.limiter.take(TRANSMIT, self.unsent_length.saturating_sub(HEADER_BYTES) as u64);
-            queues.push(TRANSMIT, &chain);
+            self.done.push(chain);
+            if self.done.len() >= TOGETHER {
+                self.give_back(TRANSMIT, queues);
+            }
         }
+        self.give_back(TRANSMIT, queues);
         self.port.flush();
         Ok(())
+    }
+
+    /// Gives back what is done with.
+    fn give_back(&mut self, index: usize, queues: &mut Queues) {
+        queues.push_all(index, &self.done);
+        self.done.clear();
     }
 
     /// The chain of the next frame, which is in `frame`.
@@ -119,8 +134,12 @@ impl Net {
         let mut delivery = Delivery::Done;
         while matches!(delivery, Delivery::Done | Delivery::Again) {
             delivery = self.deliver(queues)?;
+            if self.done.len() >= TOGETHER {
+                self.give_back(RECEIVE, queues);
+            }
         }
         self.is_starved = delivery == Delivery::NoBuffers;
+        self.give_back(RECEIVE, queues);
         Ok(())
     }
 
@@ -157,7 +176,8 @@ impl Net {
         }
         self.port.take();
         self.limiter.take(RECEIVE, bytes);
-        queues.push_all(RECEIVE, &self.chains);
+        // A frame's buffers are given back at one moment: these lie together, and a part of them is never given alone.
+        self.done.append(&mut self.chains);
         Ok(Delivery::Done)
     }
 }
@@ -187,6 +207,7 @@ impl VirtioDevice for Net {
     fn reset(&mut self) {
         self.unsent = None;
         self.is_starved = true;
+        self.done.clear();
     }
 
     fn serve(&mut self, index: usize, queues: &mut Queues) -> Result<(), QueueFault> {
