@@ -1,6 +1,9 @@
-//! A frame there and back between two clients, through the switch and through a relay that does nothing else.
+//! A frame there and back: between two clients, through the switch and through a relay that does nothing else; and between two
+//! guests, next to what it is made of.
 
 use super::bounds::Bounds;
+use super::machines::Machines;
+use super::priority::Priority;
 use super::release::{BUILT, SOURCE, succeed};
 use anyhow::{Context, Result, ensure};
 use std::io::{Read, Write};
@@ -20,30 +23,65 @@ const FRAME_BYTES: u8 = 64;
 const RECORD_BYTES: usize = 4 + FRAME_BYTES as usize;
 const WAIT: Duration = Duration::from_secs(5);
 
-/// Measures both.
-pub fn measure(bounds: &mut Bounds, hostel: &str, directory: &str) -> Result<()> {
-    let relay = format!("{BUILT}/relay");
+/// Measures switch and relay.
+pub fn through_switch(bounds: &mut Bounds, machines: &Machines) -> Result<()> {
+    let Machines { hostel, directory, priority } = machines;
+    let relay = relay();
     succeed(Command::new("cc").args(["-O2", "-o", &relay]).arg(Path::new(SOURCE).join("benches/net/relay.c")))?;
     let mut fewest = [f64::INFINITY; 2];
     for _ in 0..ROUNDS {
-        let mut switch = Command::new(hostel);
+        let mut switch = priority.command(hostel);
         switch.args(["switch", "round"]).env("XDG_RUNTIME_DIR", directory);
         fewest[0] = fewest[0].min(run(&mut switch, &format!("{directory}/hostel/round.sock"))?);
-        let socket = format!("{directory}/relay");
-        fewest[1] = fewest[1].min(run(Command::new(&relay).arg(&socket), &socket)?);
-        std::fs::remove_file(&socket)?;
+        fewest[1] = fewest[1].min(through_relay(*priority, &relay, directory)?);
     }
-    println!("a frame there and back, us: switch {:.1}, relay {:.1}", fewest[0] * 1e6, fewest[1] * 1e6);
+    println!("a frame there and back, cycles: switch {:.0}, relay {:.0}", fewest[0], fewest[1]);
     bounds.at_most("round trip through the switch, to a bare relay", fewest[0] / fewest[1], LIMIT, "");
     Ok(())
 }
 
-/// Seconds that a frame takes there and back through what `command` starts at `socket`.
+/// Where the relay's program is.
+fn relay() -> String {
+    format!("{BUILT}/relay")
+}
+
+fn through_relay(priority: Priority, relay: &str, directory: &str) -> Result<f64> {
+    let socket = format!("{directory}/relay");
+    let cycles = run(priority.command(relay).arg(&socket), &socket);
+    std::fs::remove_file(&socket)?;
+    cycles
+}
+
+/// Measures the whole way between two guests: each of the two frames is a kick, a thread that wakes up for it, and half of what the
+/// relay takes, whose clients wake up for what comes as that thread does. All of it has to do with processors that are busy with guests.
+pub fn whole(bounds: &mut Bounds, machines: &Machines) -> Result<()> {
+    let [mut trip, mut relayed, mut bell, mut kick] = [f64::INFINITY; 4];
+    for _ in 0..ROUNDS {
+        trip = trip.min(machines.on_switch("round 1000")?.cycles);
+        let one = machines.beside(1, || machines.by_itself("bell 500"))?;
+        (bell, kick) = (bell.min(one.cycles), kick.min(one.kick));
+        relayed = relayed.min(machines.beside(2, || through_relay(machines.priority, &relay(), &machines.directory))?);
+    }
+    let parts = LIMIT * relayed + 2.0 * bell;
+    println!(
+        "between two guests, cycles: {trip:.0}; the relay beside two {relayed:.0}; a kick {kick:.0}, until it is answered {bell:.0}"
+    );
+    bounds.at_most("round trip between two guests, to 1.15 relays and two kicks with wake-ups", trip / parts, 1.0, "");
+    Ok(())
+}
+
+/// Cycles that a frame takes there and back through what `command` starts at `socket`.
 fn run(command: &mut Command, socket: &str) -> Result<f64> {
     let mut child = command.stderr(Stdio::null()).spawn().with_context(|| format!("cannot start {command:?}"))?;
-    let time = clients(socket);
+    let cycles = clients(socket);
     end(&mut child)?;
-    time
+    cycles
+}
+
+/// The time stamp counter, as the guests have it.
+fn time_stamp() -> u64 {
+    // SAFETY: reads a counter.
+    unsafe { core::arch::x86_64::_rdtsc() }
 }
 
 /// A switch waits for the next machine; nobody is to come.
@@ -67,18 +105,18 @@ fn clients(socket: &str) -> Result<f64> {
         Ok(())
     });
     let mut bytes = [0; RECORD_BYTES];
-    let mut start = Instant::now();
+    let mut start = time_stamp();
     for number in 0..=FRAMES {
         here.write_all(&question)?;
         here.read_exact(&mut bytes)?;
         ensure!(bytes == answer, "another frame came back");
         if number == 0 {
-            start = Instant::now();
+            start = time_stamp();
         }
     }
-    let time = start.elapsed().as_secs_f64() / f64::from(FRAMES);
+    let cycles = (time_stamp() - start) as f64 / f64::from(FRAMES);
     answerer.join().expect("it does not panic")?;
-    Ok(time)
+    Ok(cycles)
 }
 
 fn connect(socket: &str) -> Result<UnixStream> {

@@ -2,8 +2,8 @@
 //!
 //! `cargo bench --bench share` starts the lab (`scripts/lab-machine` has fetched what it is made of) and runs itself inside. Both boot
 //! the lab's kernel, 1 vCPU, 512 MiB, with an initramfs that mounts the share, looks at each of 20,000 files as `git status` does, twice,
-//! and reads a file of 1 GiB; it takes the times itself, so they have nothing of the boot. virtiofsd is the one that comes with Debian's
-//! QEMU. The lab's processor is one that this machine emulates: ratios are what this tells.
+//! and reads a file of 1 GiB, when it is asked to; it takes the times itself. The two guests are there side by side and do so in turn.
+//! virtiofsd is the one that comes with Debian's QEMU. The lab's processor is one that this machine emulates: ratios are what this tells.
 
 #[path = "../report/bounds.rs"]
 mod bounds;
