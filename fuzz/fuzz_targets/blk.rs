@@ -31,8 +31,8 @@ const HEADER: u64 = 0x8000;
 const SIZE: usize = 512 * 64;
 /// What the disk holds at first.
 static CONTENT: [u8; SIZE] = [0xdd; SIZE];
-/// Longer than a request of any form takes.
-const HANG: Duration = Duration::from_secs(8);
+/// Longer than a request of any form takes, also where its thread has the lowest priority of a busy host.
+const HANG: Duration = Duration::from_secs(100);
 
 #[derive(Arbitrary, Debug)]
 enum Step {
@@ -82,7 +82,7 @@ enum Driver {
 
 const MODES: [Mode; 3] = [Mode::Write, Mode::Read, Mode::Overlay];
 
-/// A disk of this content, and its file. In memory: a flush to a busy disk can take longer than [`HANG`].
+/// A disk of this content, and its file. In memory: a flush waits for a disk.
 fn disk(options: DiskOptions) -> (Box<Blk>, File) {
     let path = PathBuf::from(format!("/dev/shm/hostel-fuzz-blk-{}", std::process::id()));
     std::fs::write(&path, CONTENT).expect("the directory takes a file");
