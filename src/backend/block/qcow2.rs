@@ -121,6 +121,9 @@ fn open(file: &File, bytes: u64, writable: bool, backing: Option<Layer>) -> Resu
     let has = usize::try_from(bytes).unwrap_or(usize::MAX).min(HEADER_BYTES);
     file.read_exact_at(&mut header[..has], 0)?;
     qcow2_header::check(&header, bytes, backing.is_some())?;
+    let mut refcounts = [0; 8];
+    file.read_exact_at(&mut refcounts, qcow2_header::refcounts_at(&header))?;
+    qcow2_header::check_first_refcounts(u64::from_be_bytes(refcounts))?;
     let mut format: Format<ImageFile> = Format::open_image(file.try_clone()?.try_into()?, writable)?;
     format.set_data_file(None);
     format.set_backing(backing);
@@ -240,6 +243,16 @@ mod tests {
             file.read_exact_at(&mut after, 0).unwrap();
             assert!(after == before && bytes_of(&file) == before.len() as u64, "{format:?}");
         }
+    }
+
+    #[test]
+    fn sec35_an_image_that_does_not_count_its_header_is_refused() {
+        let file = image();
+        let mut at = [0; 8];
+        file.read_exact_at(&mut at, 48).unwrap();
+        file.write_all_at(&[0; 8], u64::from_be_bytes(at)).unwrap();
+        let nonsense = Qcow2Error::Header(HeaderError::Nonsense("nothing counts who uses its own cluster"));
+        assert_eq!(open(&file).err().map(|error| error.to_string()), Some(nonsense.to_string()));
     }
 
     /// Bytes anywhere in what says where things are: an error or wrong data, and neither a panic nor a read without end.

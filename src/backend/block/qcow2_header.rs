@@ -97,7 +97,7 @@ pub fn check(header: &[u8; HEADER_BYTES], file_bytes: u64, has_backing: bool) ->
     if l1_bytes < l1_needed || !table(long(40), l1_bytes, L1_BYTES_MAX) && l1_bytes > 0 {
         return Err(HeaderError::Nonsense("size or place of its first-level table"));
     }
-    if !table(long(48), u64::from(word(56)) * cluster, REFCOUNT_TABLE_BYTES_MAX) {
+    if word(56) == 0 || !table(long(48), u64::from(word(56)) * cluster, REFCOUNT_TABLE_BYTES_MAX) {
         return Err(HeaderError::Nonsense("size or place of its table of reference counts"));
     }
     if version == 2 {
@@ -112,6 +112,21 @@ pub fn check(header: &[u8; HEADER_BYTES], file_bytes: u64, has_backing: bool) ->
         features if features & !(DIRTY | CORRUPT) == 0 => Err(HeaderError::Dirty),
         features => Err(HeaderError::Features(features)),
     }
+}
+
+/// Where in the file the table of reference counts begins, says a header that was judged.
+pub fn refcounts_at(header: &[u8; HEADER_BYTES]) -> u64 {
+    u64::from_be_bytes(header[48..56].try_into().expect("eight bytes"))
+}
+
+/// Judges the first entry of that table: it leads to the count of the header's own cluster. Without one, `imago` would make it in
+/// that cluster, over the header, and look for it without end.
+///
+/// # Errors
+/// The image is not one that can be used.
+pub fn check_first_refcounts(entry: u64) -> Result<(), HeaderError> {
+    // The low nine bits are reserved.
+    if entry >> 9 == 0 { Err(HeaderError::Nonsense("nothing counts who uses its own cluster")) } else { Ok(()) }
 }
 
 #[cfg(test)]
@@ -176,6 +191,7 @@ mod tests {
             (48, &[0; 8]),
             (48, &[0x7f; 8]),
             (56, &[0xff; 4]),
+            (56, &[0; 4]),
             (96, &[0, 0, 0, 7]),
             (96, &[0xff; 4]),
             (100, &[0, 0, 0, 103]),
