@@ -170,7 +170,7 @@ fn sec33_qcow2_images_that_name_other_files_are_refused() {
     runs(qemu_img, &[&create[..], &["-o", &option, &external, "1M"]].concat());
     runs(qemu_img, &[&create[..], &["-o", "compression_type=zstd", &zstd, "1M"]].concat());
     for (image, why) in [
-        (&backed, "it names a backing file, which is never opened"),
+        (&backed, "it lies over another file, which backing=PATH would name"),
         (&external, "its data are in another file"),
         (&zstd, "it uses features (incompatible, 0x8)"),
         (&secret, "it has no qcow2 header"),
