@@ -36,7 +36,7 @@ pub struct Row {
 /// Runs both, QEMU with its daemon, and holds the shortest times against each other.
 pub fn compare(rows: &[Row], hostel: Command, daemon: Command, socket: &str, qemu: Command) -> Result<ExitCode> {
     let mut daemon = start(daemon, socket)?;
-    let mut guests = [Guest::boot(hostel).context("Hostel")?, Guest::boot(qemu).context("QEMU")?];
+    let mut guests = [Guest::boot("Hostel", hostel)?, Guest::boot("QEMU", qemu)?];
     let mut shortest = vec![[f64::INFINITY; 2]; rows.len()];
     let begin = Instant::now();
     for round in 0..ROUNDS {
@@ -48,11 +48,12 @@ pub fn compare(rows: &[Row], hostel: Command, daemon: Command, socket: &str, qem
             // Who begins has the colder cache.
             for turn in 0..2 {
                 let who = (round + turn) % 2;
-                let seconds = guests[who].measure(row)?;
+                let guest = &mut guests[who];
+                let seconds = guest.measure(row).with_context(|| guest.name)?;
+                println!("round {round}, {}: {}, {seconds} s", guest.name, row.what);
                 shortest[who] = shortest[who].min(seconds);
             }
         }
-        println!("seconds after round {round}: Hostel and QEMU {shortest:?}");
     }
     guests.into_iter().try_for_each(Guest::end)?;
     daemon.kill()?;
@@ -76,16 +77,19 @@ fn start(mut daemon: Command, socket: &str) -> Result<Child> {
 
 /// A guest that waits to be asked.
 struct Guest {
+    name: &'static str,
     process: Child,
     console: BufReader<ChildStdout>,
 }
 
 impl Guest {
-    fn boot(mut command: Command) -> Result<Guest> {
+    fn boot(name: &'static str, mut command: Command) -> Result<Guest> {
         let mut process = command.stdin(Stdio::piped()).stdout(Stdio::piped()).spawn()?;
         let console = BufReader::new(process.stdout.take().context("it was piped")?);
-        let mut guest = Guest { process, console };
-        guest.said("ready").map(|_| guest)
+        let mut guest = Guest { name, process, console };
+        guest.said("ready").context(name)?;
+        println!("{name} is ready");
+        Ok(guest)
     }
 
     fn ask(&mut self, line: &str) -> Result<()> {
