@@ -10,9 +10,12 @@ use super::format::{self, HEAD_SIZE};
 use super::image::Image;
 use super::payload::Compression;
 use std::collections::{BTreeMap, BTreeSet};
-use std::io::{self, ErrorKind};
+use std::fs::{self, OpenOptions};
+use std::io::{self, ErrorKind, Read};
+use std::os::fd::AsRawFd;
+use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Component, Path, PathBuf};
-use std::{fs, str};
+use std::str;
 
 /// Where the header of a bzImage has the place of the version, counted from [`VERSION_BASE`].
 const VERSION_FIELD: usize = 0x20e;
@@ -68,6 +71,8 @@ fn first_word(text: &[u8]) -> Option<String> {
 /// The directory of a kernel's modules.
 pub struct ModuleDirectory {
     path: PathBuf,
+    /// What its files must lie in, whatever their links say; an absolute path without links.
+    within: Option<PathBuf>,
     /// Name, with `_` for `-`, and file.
     files: BTreeMap<String, PathBuf>,
     built_in: BTreeSet<String>,
@@ -83,9 +88,11 @@ pub struct Module {
 }
 
 impl ModuleDirectory {
-    /// The first of `places` that is a directory of modules.
-    pub fn find(places: &[PathBuf]) -> Option<ModuleDirectory> {
+    /// The first of `places` that is a directory of modules. Of one below `root` only files are taken that lie there: who filled that
+    /// directory does not choose what of the host is read.
+    pub fn find(places: &[PathBuf], root: Option<&Path>) -> Option<ModuleDirectory> {
         let path = places.iter().find(|place| is_of_modules(place))?.clone();
+        let within = root.filter(|root| path.starts_with(root)).map(fs::canonicalize).transpose().ok()?;
         let listed = |name| fs::read_to_string(path.join(name)).ok();
         let mut files = BTreeMap::new();
         match listed("modules.dep") {
@@ -99,7 +106,7 @@ impl ModuleDirectory {
         }
         let built_in = listed("modules.builtin").unwrap_or_default();
         let built_in = built_in.lines().filter_map(|line| name_of(Path::new(line))).collect();
-        Some(ModuleDirectory { path, files, built_in })
+        Some(ModuleDirectory { path, within, files, built_in })
     }
 
     /// Where it is.
@@ -127,7 +134,7 @@ impl ModuleDirectory {
             found.missing.push(name);
             return Ok(());
         };
-        let bytes = read(file).map_err(|source| ModuleError { file: file.clone(), source })?;
+        let bytes = read(file, self.within.as_deref()).map_err(|source| ModuleError { file: file.clone(), source })?;
         for dependency in depends(&bytes) {
             self.add(&dependency, found)?;
         }
@@ -174,13 +181,23 @@ fn walk(directory: &Path, depth: usize, files: &mut BTreeMap<String, PathBuf>) {
     }
 }
 
-fn read(file: &Path) -> io::Result<Vec<u8>> {
+fn read(file: &Path, within: Option<&Path>) -> io::Result<Vec<u8>> {
     let broken = |what: &str| io::Error::new(ErrorKind::InvalidData, what);
-    let metadata = fs::metadata(file)?;
+    // A FIFO without a writer would block the open for ever.
+    let mut file = OpenOptions::new().read(true).custom_flags(libc::O_NONBLOCK).open(file)?;
+    if let Some(within) = within {
+        // Where the open file is, which no link changes any more (proc(5), /proc/pid/fd).
+        let place = fs::read_link(format!("/proc/self/fd/{}", file.as_raw_fd()))?;
+        if !place.starts_with(within) {
+            return Err(broken("a link leads out of the directory of --root"));
+        }
+    }
+    let metadata = file.metadata()?;
     if !metadata.is_file() || metadata.len() > MODULE_MAX as u64 {
         return Err(broken("not a file of a module's size"));
     }
-    let packed = fs::read(file)?;
+    let mut packed = Vec::new();
+    file.by_ref().take(MODULE_MAX as u64).read_to_end(&mut packed)?;
     let compression = Compression::of(&packed).ok_or_else(|| broken("neither an ELF file nor a compressed one"))?;
     let bytes = compression.unpack(&packed, MODULE_MAX)?;
     // ELF gABI "ELF Header": a relocatable file is of type 1.
@@ -243,13 +260,13 @@ mod tests {
         for (name, list) in [("walked", None), ("listed", Some(&listed[..]))] {
             let root = directory(name, &files);
             list.into_iter().for_each(|list| fs::write(root.join("modules.dep"), list).unwrap());
-            let found = ModuleDirectory::find(&["/nowhere".into(), root.clone()]).unwrap();
+            let found = ModuleDirectory::find(&["/nowhere".into(), root.clone()], None).unwrap();
             let (modules, missing) = found.collect(&["virtio_blk", "fuse", "virtio-net", "virtio_blk"]).unwrap();
             assert_eq!(names(&modules), ["virtio", "virtio_ring", "virtio_blk"], "{name}");
             assert_eq!((missing, found.path()), (vec!["virtio_net".to_owned()], root.as_path()));
             fs::remove_dir_all(root).unwrap();
         }
-        assert!(ModuleDirectory::find(&["/nowhere".into()]).is_none());
+        assert!(ModuleDirectory::find(&["/nowhere".into()], None).is_none());
     }
 
     #[test]
@@ -281,19 +298,35 @@ mod tests {
     #[test]
     fn sec34_a_list_does_not_lead_out_of_its_directory() {
         let root = directory("escape", &[("modules.dep", b"../../secret.ko:\n/etc/passwd.ko:\n"), ("x.ko", b"text")]);
-        let found = ModuleDirectory::find(std::slice::from_ref(&root)).unwrap();
+        let found = ModuleDirectory::find(std::slice::from_ref(&root), None).unwrap();
         assert_eq!(found.collect(&["secret", "passwd"]).unwrap().1, ["secret", "passwd"]);
         fs::write(root.join("modules.dep"), "x.ko:\n").unwrap();
-        let found = ModuleDirectory::find(std::slice::from_ref(&root)).unwrap();
+        let found = ModuleDirectory::find(std::slice::from_ref(&root), None).unwrap();
         let error = found.collect(&["x"]).unwrap_err().to_string();
         assert!(error.ends_with("x.ko: neither an ELF file nor a compressed one"), "{error}");
         fs::remove_dir_all(root).unwrap();
     }
 
     #[test]
+    fn sec34_links_do_not_lead_out_of_the_root() {
+        let outside = directory("outside", &[("secret.ko", &module(""))]);
+        let root = directory("root", &[("lib/modules/6.1/kernel/a.ko", &module(""))]);
+        let place = root.join("lib/modules/6.1");
+        std::os::unix::fs::symlink(outside.join("secret.ko"), place.join("kernel/b.ko")).unwrap();
+        std::os::unix::fs::symlink("a.ko", place.join("kernel/c.ko")).unwrap();
+        let found = |root: Option<&Path>| ModuleDirectory::find(std::slice::from_ref(&place), root).unwrap();
+        assert_eq!(names(&found(Some(&root)).collect(&["a", "c"]).unwrap().0), ["a", "c"]);
+        let error = found(Some(&root)).collect(&["b"]).unwrap_err().to_string();
+        assert!(error.ends_with("b.ko: a link leads out of the directory of --root"), "{error}");
+        assert_eq!(names(&found(None).collect(&["b"]).unwrap().0), ["b"], "the user's own place may have links");
+        fs::remove_dir_all(outside).unwrap();
+        fs::remove_dir_all(root).unwrap();
+    }
+
+    #[test]
     fn modules_that_need_each_other_end() {
         let root = directory("loop", &[("kernel/a.ko", &module("b")), ("kernel/b.ko", &module("a"))]);
-        let found = ModuleDirectory::find(std::slice::from_ref(&root)).unwrap();
+        let found = ModuleDirectory::find(std::slice::from_ref(&root), None).unwrap();
         assert_eq!(names(&found.collect(&["a"]).unwrap().0), ["b", "a"]);
         fs::remove_dir_all(root).unwrap();
     }

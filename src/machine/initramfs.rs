@@ -82,7 +82,8 @@ impl Initrd {
             return Ok(Vec::new());
         };
         let places = places(config, &version);
-        let Some(directory) = ModuleDirectory::find(&places) else {
+        let root = config.root.as_ref().map(|root| root.path.as_path());
+        let Some(directory) = ModuleDirectory::find(&places, root) else {
             let looked = places.iter().map(|place| place.display().to_string()).collect::<Vec<_>>().join(", ");
             self.warning = Some(format!(
                 "no modules of Linux {version}: the guest has {wanted} only if they are built in. Looked in {looked}; \
