@@ -172,10 +172,12 @@ pub(super) fn take_slot(call: &mut Call) -> Answer {
 }
 
 pub(super) fn free_slot(call: &mut Call) -> Answer {
-    if slot(call, call.registers[0]).is_none() {
+    let index = call.registers[0];
+    if slot(call, index).is_none() {
         return call.refuse(ERROR_INVALID_PARAMETER, 0);
     }
-    call.process.slots &= !(1 << call.registers[0]);
+    // A DWORD, as in `slot`: what the register has above it is the program's business.
+    call.process.slots &= !(1 << (index as u32));
     Ok(1)
 }
 
@@ -243,7 +245,11 @@ mod tests {
         assert_eq!((taken[0], taken[63], taken[64]), (0, 63, u32::MAX));
         assert_eq!(set_slot(&mut desk.call([63, 7, 0, 0])), Ok(1));
         assert_eq!(slot_value(&mut desk.call([63, 0, 0, 0])), Ok(7));
-        assert_eq!(free_slot(&mut desk.call([63, 0, 0, 0])), Ok(1));
+        assert_eq!(
+            free_slot(&mut desk.call([63 | 1 << 40, 0, 0, 0])),
+            Ok(1),
+            "a DWORD: what stands above it is not looked at"
+        );
         for index in [63, 64, u64::MAX] {
             assert_eq!(set_slot(&mut desk.call([index, 7, 0, 0])), Ok(0), "{index}");
         }
