@@ -9,14 +9,13 @@ use super::mappings::Backing;
 use super::paths::Root;
 use super::signal::deliver::{Extension, deliver};
 use super::signal::extended::{self, Layout};
-use super::signal::handling::Handling;
 use super::space::{Place as At, Space};
 use super::stub;
 use super::syscall::call;
 use super::tables::{Rights, Trees, USER_END};
 use super::task::{Place, Reload, Task};
 use super::trace::Trace;
-use super::world::{FIRST_ID, Process, Rules, World};
+use super::world::{Rules, World};
 use crate::arch::cpu_state::Registers;
 use crate::arch::layout::{MIB, PAGE_SIZE};
 use crate::arch::paging::PRESENT;
@@ -26,7 +25,7 @@ use crate::memory::ram::GuestRam;
 use rustix::fs::{Mode, OFlags};
 use std::collections::BTreeSet;
 use std::path::Path;
-use std::sync::{Arc, Mutex};
+use std::sync::Arc;
 
 /// Where the first program has [`DATA_SIZE`] bytes that it may read and write.
 pub const DATA: u64 = 0x10_0000;
@@ -201,27 +200,8 @@ impl Bench {
             space.map(At::Fixed(start), size, rights, backing).expect("it is free");
         }
         space.set_heap(HEAP);
-        Task {
-            process: Arc::new(Process::new(FIRST_ID, 1, FIRST_ID)),
-            id: self.world.processes.new_id(),
-            space: Arc::new(Mutex::new(space)),
-            files: Arc::new(Mutex::new(files)),
-            place: Arc::new(Mutex::new(Place { directory: b"/".to_vec(), umask: 0o022 })),
-            regs: Registers::default(),
-            fs_base: 0,
-            gs_base: 0,
-            blocked: 0,
-            handling: Handling::default(),
-            clear_at_end: 0,
-            end: None,
-            reason: None,
-            foreign: None,
-            reload: Reload::Nothing,
-            extended: None,
-            born: None,
-            gate: None,
-            world: self.world.clone(),
-        }
+        let place = Place { directory: b"/".to_vec(), umask: 0o022 };
+        Task::first(self.world.clone(), space, files, place, Reload::Nothing)
     }
 
     /// One of the programs or threads that there are; `None` when all have ended.

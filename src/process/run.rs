@@ -11,7 +11,6 @@ use super::options::ExecConfig;
 use super::outcome::{DEADLINE, ExecError, FAILED, Finished};
 use super::paths::Root;
 use super::processes::RunEnd;
-use super::signal::handling::Handling;
 use super::space::Space;
 use super::syscall::names;
 use super::syscall::open::HERE;
@@ -21,15 +20,14 @@ use super::trap;
 use super::vcpus::Vcpus;
 use super::windows::guest;
 use super::windows::start::Invocation;
-use super::world::{FIRST_ID, Process, World};
-use crate::arch::cpu_state::Registers;
+use super::world::{FIRST_ID, World};
 use crate::kvm::kick;
 use crate::memory::map::MemoryMap;
 use crate::memory::ram::GuestRam;
 use rustix::io::Errno;
 use std::ffi::OsString;
 use std::os::unix::ffi::{OsStrExt, OsStringExt};
-use std::sync::{Arc, Mutex};
+use std::sync::Arc;
 use std::time::Instant;
 
 /// Runs the program that `config` asks for, to its end or the deadline.
@@ -111,27 +109,7 @@ fn listed(about: &str, what: impl Iterator<Item = (String, u64)>) -> Option<Stri
 /// The thread of a process that has no program yet.
 fn first_task(world: Arc<World>, place: Place) -> Result<Task, ExecError> {
     let space = Space::new(world.frames.clone(), &world.trees).ok_or(ExecError::NoMemory)?;
-    Ok(Task {
-        process: Arc::new(Process::new(FIRST_ID, 1, FIRST_ID)),
-        id: world.processes.new_id(),
-        space: Arc::new(Mutex::new(space)),
-        files: Arc::new(Mutex::new(Files::standard())),
-        place: Arc::new(Mutex::new(place)),
-        regs: Registers::default(),
-        fs_base: 0,
-        gs_base: 0,
-        blocked: 0,
-        handling: Handling::default(),
-        clear_at_end: 0,
-        end: None,
-        reason: None,
-        foreign: None,
-        reload: Reload::Program,
-        extended: None,
-        born: None,
-        gate: None,
-        world,
-    })
+    Ok(Task::first(world, space, Files::standard(), place, Reload::Program))
 }
 
 /// This process's working directory as the program sees it (the root, where it lies outside), and its mask.

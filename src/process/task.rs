@@ -9,7 +9,7 @@ use super::paths::PATH_MAX;
 use super::signal::handling::Handling;
 use super::space::{Access, Space};
 use super::windows::guest::Guest;
-use super::world::{Process, World};
+use super::world::{FIRST_ID, Process, World};
 use crate::arch::cpu_state::{RFLAGS_FIXED, RFLAGS_IF, Registers};
 use crate::bus::bus::lock;
 use crate::kvm::user_mode::Extended;
@@ -133,6 +133,31 @@ impl Gate {
 }
 
 impl Task {
+    /// The thread of the first process, which has done nothing yet.
+    pub fn first(world: Arc<World>, space: Space, files: Files, place: Place, reload: Reload) -> Task {
+        Task {
+            process: Arc::new(Process::new(FIRST_ID, 1, FIRST_ID)),
+            id: world.processes.new_id(),
+            space: Arc::new(Mutex::new(space)),
+            files: Arc::new(Mutex::new(files)),
+            place: Arc::new(Mutex::new(place)),
+            regs: Registers::default(),
+            fs_base: 0,
+            gs_base: 0,
+            blocked: 0,
+            handling: Handling::default(),
+            clear_at_end: 0,
+            end: None,
+            reason: None,
+            foreign: None,
+            reload,
+            extended: None,
+            born: None,
+            gate: None,
+            world,
+        }
+    }
+
     /// Its memory, locked.
     pub fn memory(&self) -> MutexGuard<'_, Space> {
         lock(&self.space)
