@@ -1,4 +1,5 @@
-//! The process VM: Linux programs on vCPUs of a machine that holds no kernel. Their system calls are the interface that is virtualized.
+//! The process VM: programs for Linux, Windows and DOS on vCPUs of a machine that holds no kernel. Their calls are the interface that is
+//! virtualized.
 
 #![forbid(unsafe_code)]
 
