@@ -108,3 +108,10 @@ pub struct Finished {
     /// The signal by which this process is to end, where its user has ended it.
     pub signal: Option<i32>,
 }
+
+/// What was met and how often, behind a word about it; nothing where it was not.
+pub fn listed(about: &str, what: impl Iterator<Item = (String, u64)>) -> Option<String> {
+    let word = |(name, count)| if count == 1 { name } else { format!("{name} ({count} times)") };
+    let words: Vec<_> = what.map(word).collect();
+    (!words.is_empty()).then(|| format!("{about}: {}", words.join(", ")))
+}

@@ -8,7 +8,7 @@ use super::dos::run as dos;
 use super::files::{Files, OpenFile};
 use super::load::Image;
 use super::options::ExecConfig;
-use super::outcome::{DEADLINE, ExecError, FAILED, Finished};
+use super::outcome::{DEADLINE, ExecError, FAILED, Finished, listed};
 use super::paths::Root;
 use super::processes::RunEnd;
 use super::space::Space;
@@ -97,13 +97,6 @@ fn unknown(world: &World) -> Option<String> {
 fn refused(world: &World) -> Option<String> {
     let what = world.sockets.refused().into_iter().map(|(what, count)| (what.words().to_owned(), count));
     listed("refused with EACCES, since --allow-net was not given", what)
-}
-
-/// What was met and how often, behind a word about it; nothing where it was not.
-fn listed(about: &str, what: impl Iterator<Item = (String, u64)>) -> Option<String> {
-    let word = |(name, count)| if count == 1 { name } else { format!("{name} ({count} times)") };
-    let words: Vec<_> = what.map(word).collect();
-    (!words.is_empty()).then(|| format!("{about}: {}", words.join(", ")))
 }
 
 /// The thread of a process that has no program yet.

@@ -23,7 +23,7 @@ use std::sync::{Arc, Mutex, Weak};
 const NAME_MAX: usize = 107;
 
 /// Bytes of a family.
-const FAMILY: usize = 2;
+pub const FAMILY: usize = 2;
 /// Most names of sockets that are closed that are remembered: connections made to them show them still, and their files are known.
 const CLOSED_MAX: usize = 256;
 

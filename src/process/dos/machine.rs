@@ -15,6 +15,7 @@ use crate::arch::cpu_state::{CR0_PE, CpuState};
 use crate::kvm::exit::{Exit, Failure, Reply};
 use crate::kvm::vcpu::{Synced, Vcpu};
 use crate::process::host_files::Files;
+use crate::process::outcome::listed;
 use crate::process::task::End;
 use crate::process::trace::Trace;
 use crate::process::vcpus::VcpuError;
@@ -87,15 +88,12 @@ impl<'a> Machine<'a> {
     /// What is to be said at the end.
     pub fn said(&mut self) -> Vec<String> {
         let mut said: Vec<_> = self.reason.take().into_iter().collect();
-        let times = |((number, part), count): (&(u8, Option<u8>), &u64)| {
+        let counted = |((number, part), count): (&(u8, Option<u8>), &u64)| {
             let part = part.map(|part| format!(" with {part:02X}h in AL")).unwrap_or_default();
-            let times = if *count == 1 { String::new() } else { format!(" ({count} times)") };
-            format!("{number:02X}h{part}{times}")
+            (format!("{number:02X}h{part}"), *count)
         };
-        let unknown: Vec<_> = self.unknown.iter().map(times).collect();
-        if !unknown.is_empty() {
-            said.push(format!("functions of INT 21h that are not supported and failed: {}", unknown.join(", ")));
-        }
+        let unknown = self.unknown.iter().map(counted);
+        said.extend(listed("functions of INT 21h that are not supported and failed", unknown));
         if !self.ports.is_empty() {
             let mut named: Vec<_> = self.ports.iter().take(PORTS_NAMED).map(|port| format!("{port:#x}")).collect();
             let more = self.ports.len() - named.len();

@@ -25,7 +25,7 @@ use crate::process::world::FIRST_ID;
 use std::os::unix::ffi::OsStrExt;
 use std::sync::mpsc::{self, RecvTimeoutError};
 use std::sync::{Arc, Mutex};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 /// Time without a deadline.
 const FOREVER: Duration = Duration::from_secs(1 << 32);
@@ -88,10 +88,8 @@ pub fn run(
         // Nobody hears it who has given up at the deadline.
         let _ = sender.send(finished(end, machine.said()));
     };
-    let start = Instant::now();
     std::thread::Builder::new().name("dos".into()).spawn(live).map_err(ExecError::Thread)?;
-    let left = config.timeout.unwrap_or(FOREVER).saturating_sub(start.elapsed());
-    Ok(receiver.recv_timeout(left).unwrap_or_else(|error| match error {
+    Ok(receiver.recv_timeout(config.timeout.unwrap_or(FOREVER)).unwrap_or_else(|error| match error {
         RecvTimeoutError::Timeout => {
             Finished { status: DEADLINE, said: vec!["the deadline has passed".into()], signal: None }
         }

@@ -73,7 +73,7 @@ pub fn deliver(task: &mut Task, extension: &dyn Extension) -> Result<(), KvmErro
         if let Some(call) = call.take().filter(|call| call.restarts && action.flags & RESTART != 0) {
             repeat(task, call.number);
         }
-        if run_handler(task, extension, &info, &action)?.is_none() {
+        if !run_handler(task, extension, &info, &action)? {
             no_frame(task, info.signal());
         }
     }
@@ -104,25 +104,20 @@ fn no_frame(task: &mut Task, signal: i32) {
     task.force(Info::new(libc::SIGSEGV, SI_KERNEL), reason);
 }
 
-/// Has the thread go on in a handler; `None` where its frame cannot be written.
-fn run_handler(
-    task: &mut Task,
-    extension: &dyn Extension,
-    info: &Info,
-    action: &Action,
-) -> Result<Option<()>, KvmError> {
+/// Has the thread go on in a handler; false where its frame cannot be written.
+fn run_handler(task: &mut Task, extension: &dyn Extension, info: &Info, action: &Action) -> Result<bool, KvmError> {
     let layout = extension.layout();
     let mask = task.handling.saved_mask.unwrap_or(task.blocked);
     let stack = task.handling.stack;
     let place = frame::place(task.regs.rsp, action.flags, &stack, layout);
-    let Some(place) = place.filter(|_| action.flags & HAS_RESTORER != 0) else { return Ok(None) };
+    let Some(place) = place.filter(|_| action.flags & HAS_RESTORER != 0) else { return Ok(false) };
     let is_extended = layout.is_extended();
     let interrupted =
         frame::Interrupted { regs: &task.regs, trap: task.handling.trap, mask, stack: &stack, is_extended };
     let bytes = frame::build(&interrupted, info, action.restorer, place);
     let state = extended::to_frame(&extension.save()?, layout);
     if task.write(place.extended, &state).and_then(|()| task.write(place.frame, &bytes)).is_err() {
-        return Ok(None);
+        return Ok(false);
     }
     task.regs = frame::enter(&task.regs, info.signal(), action.handler, place);
     task.handling.saved_mask = None;
@@ -131,7 +126,7 @@ fn run_handler(
     }
     let own = if action.flags & NO_DEFER != 0 { 0 } else { bit(info.signal()) };
     task.set_blocked(task.blocked | action.mask | own);
-    Ok(Some(()))
+    Ok(true)
 }
 
 /// Loads the extended state that a handler's frame holds, if it is one.

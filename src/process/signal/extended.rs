@@ -79,7 +79,8 @@ fn word(bytes: &[u8], at: usize) -> u32 {
     u32::from_le_bytes(bytes[at..at + 4].try_into().expect("a word has four bytes"))
 }
 
-fn long(bytes: &[u8], at: usize) -> u64 {
+/// The eight bytes at an offset that is within `bytes`, as a number.
+pub(super) fn long(bytes: &[u8], at: usize) -> u64 {
     u64::from_le_bytes(bytes[at..at + 8].try_into().expect("a word has eight bytes"))
 }
 

@@ -13,7 +13,7 @@
 //! Sources: System V ABI AMD64 §3.2.2 (red zone); Linux `arch/x86/include/asm/sigframe.h`, `arch/x86/include/uapi/asm/sigcontext.h`,
 //! `arch/x86/kernel/signal_64.c`; sigaltstack(2).
 
-use super::extended::Layout;
+use super::extended::{Layout, long};
 use super::info::{INFO_SIZE, Info};
 use crate::arch::cpu_state::{RFLAGS_FIXED, RFLAGS_IF, Registers};
 use crate::process::stub::{USER_CS, USER_DS};
@@ -242,10 +242,6 @@ fn ordered(regs: &Registers) -> [u64; 18] {
 fn from_ordered(values: [u64; 18]) -> Registers {
     let [r8, r9, r10, r11, r12, r13, r14, r15, rdi, rsi, rbp, rbx, rdx, rax, rcx, rsp, rip, rflags] = values;
     Registers { rax, rbx, rcx, rdx, rsi, rdi, rsp, rbp, r8, r9, r10, r11, r12, r13, r14, r15, rip, rflags }
-}
-
-fn long(bytes: &[u8], at: usize) -> u64 {
-    u64::from_le_bytes(bytes[at..at + 8].try_into().expect("a word has eight bytes"))
 }
 
 #[cfg(test)]

@@ -154,7 +154,7 @@ impl Info {
     }
 
     fn long(&self, at: usize) -> u64 {
-        u64::from_le_bytes(self.0[at..at + 8].try_into().expect("a word has eight bytes"))
+        super::extended::long(&self.0, at)
     }
 }
 

@@ -235,9 +235,14 @@ impl Signals {
     /// Signals that are due for a thread: its own, and those of the process that no thread before it takes.
     fn due(&self, id: i32) -> (u64, u64) {
         let Some(thread) = self.threads.get(&id) else { return (0, 0) };
+        let own = thread.own.set & !thread.blocked;
+        // Mostly nothing is shared, and the others need not be looked at.
+        if self.shared.set == 0 {
+            return (own, 0);
+        }
         let before = self.threads.range(..id).map(|(_, other)| other.blocked);
         let mine = before.fold(!thread.blocked, |mine, blocked| mine & blocked);
-        (thread.own.set & !thread.blocked, self.shared.set & mine)
+        (own, self.shared.set & mine)
     }
 
     /// The next signal that a thread has to do something about, and what.

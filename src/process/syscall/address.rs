@@ -3,7 +3,7 @@
 //! Sources: ip(7), ipv6(7), unix(7) (layouts); Linux `net/socket.c` (`move_addr_to_kernel`, `move_addr_to_user`).
 
 use crate::process::files::OpenFile;
-use crate::process::sockets::{Destination, Refusal};
+use crate::process::sockets::{Destination, FAMILY, Refusal};
 use crate::process::syscall::open::HERE;
 use crate::process::task::Task;
 use rustix::io::Errno;
@@ -14,8 +14,6 @@ use std::net::{Ipv6Addr, SocketAddrV4, SocketAddrV6};
 const SIZE_MAX: i32 = 128;
 /// Longest of AF_UNIX (`struct sockaddr_un`).
 const UNIX_MAX: usize = 110;
-/// Bytes of the family.
-const FAMILY: usize = 2;
 
 /// An address as a program gives it.
 #[derive(Clone, Debug, PartialEq, Eq)]

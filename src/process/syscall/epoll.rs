@@ -5,9 +5,9 @@
 //! Sources: epoll_ctl(2), epoll_wait(2); Linux `include/uapi/linux/eventpoll.h` (layout of `struct epoll_event`).
 
 use super::call::{Answer, Arguments};
-use super::ready::{length, wait_on_host};
+use super::ready::wait_on_host;
 use super::signals::masked;
-use super::time::duration;
+use super::time::{limit, milliseconds};
 use crate::process::files::OpenFile;
 use crate::process::space::Access;
 use crate::process::task::Task;
@@ -75,13 +75,8 @@ pub fn epoll_pwait(task: &mut Task, [fd, events, count, timeout_ms, mask, size]:
 
 /// epoll_pwait2(2).
 pub fn epoll_pwait2(task: &mut Task, [fd, events, count, timeout, mask, size]: Arguments) -> Answer {
-    let timeout = if timeout == 0 { None } else { Some(length(duration(task, timeout)?)) };
+    let timeout = limit(task, timeout)?;
     masked(task, mask, size, |task| wait(task, fd, events, count, timeout))
-}
-
-/// A number of milliseconds; less than none is for ever.
-fn milliseconds(timeout: u64) -> Option<Duration> {
-    u64::try_from(timeout as i32).ok().map(Duration::from_millis)
 }
 
 fn wait(task: &Task, fd: u64, address: u64, count: u64, timeout: Option<Duration>) -> Answer {

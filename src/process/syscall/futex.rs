@@ -3,12 +3,12 @@
 //! Source: futex(2).
 
 use super::call::{Answer, Arguments};
-use super::time::duration;
+use super::time::{duration, length};
 use crate::bus::bus::lock;
 use crate::process::space::Access;
 use crate::process::task::Task;
 use rustix::io::Errno;
-use rustix::time::{ClockId, Timespec};
+use rustix::time::ClockId;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -72,7 +72,6 @@ pub fn futex(task: &mut Task, [address, operation, value, timeout, other, third]
 /// When a wait ends: after a time, or at a time of one of two clocks.
 fn end(task: &Task, address: u64, operation: u32, absolute: bool) -> Result<Instant, Errno> {
     let time = duration(task, address)?;
-    let length = |time: Timespec| Duration::new(time.tv_sec as u64, time.tv_nsec as u32);
     let mut left = length(time);
     if absolute {
         let clock = if operation & REALTIME != 0 { ClockId::Realtime } else { ClockId::Monotonic };

@@ -5,7 +5,7 @@
 
 use super::address::{self, Address};
 use super::call::{Answer, Arguments};
-use super::time::duration;
+use super::time::limit;
 use super::transfer::{self, Piece};
 use crate::process::files::OpenFile;
 use crate::process::sockets::Destination;
@@ -16,7 +16,7 @@ use rustix::net::{
     sockopt::socket_type,
 };
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 /// Bytes of `struct msghdr`, and of `struct mmsghdr`, which has the length of what was transferred behind it.
 const HEADER: usize = 56;
@@ -95,17 +95,20 @@ pub fn sendmsg(task: &mut Task, [fd, message, flags, ..]: Arguments) -> Answer {
 /// sendmmsg(2).
 pub fn sendmmsg(task: &mut Task, [fd, messages, count, flags, ..]: Arguments) -> Answer {
     let socket = task.file(fd)?;
-    for index in 0..(count & 0xffff_ffff).min(MESSAGES_MAX) {
+    let count = (count & 0xffff_ffff).min(MESSAGES_MAX);
+    for index in 0..count {
         let message = messages.wrapping_add(index * HEADERS);
-        let sent = send_one(task, &socket, message, flags)
-            .and_then(|sent| task.write(message.wrapping_add(HEADER as u64), &(sent as u32).to_le_bytes()));
-        match sent {
-            Ok(()) => {}
-            Err(_) if index > 0 => return Ok(index),
-            Err(error) => return Err(error),
+        let sent = send_one(task, &socket, message, flags).and_then(|sent| note_size(task, message, sent));
+        if let Err(error) = sent {
+            return if index > 0 { Ok(index) } else { Err(error) };
         }
     }
-    Ok((count & 0xffff_ffff).min(MESSAGES_MAX))
+    Ok(count)
+}
+
+/// Writes behind the header of a `struct mmsghdr` how many bytes its message had.
+fn note_size(task: &Task, message: u64, size: u64) -> Result<(), Errno> {
+    task.write(message.wrapping_add(HEADER as u64), &(size as u32).to_le_bytes())
 }
 
 fn send_one(task: &mut Task, socket: &Arc<OpenFile>, message: u64, flags: u64) -> Answer {
@@ -156,8 +159,8 @@ fn send(task: &mut Task, socket: &OpenFile, pieces: &[Piece], flags: u64, to: Op
         whole(task, pieces).and_then(|message| write(&message)).map(|sent| sent as u64)
     };
     sent.inspect_err(|error| {
-        if *error == Errno::PIPE && is_stream && flags & libc::MSG_NOSIGNAL as u64 == 0 {
-            task.raise(libc::SIGPIPE);
+        if flags & libc::MSG_NOSIGNAL as u64 == 0 {
+            transfer::signal_broken(task, socket, *error);
         }
     })
 }
@@ -201,21 +204,15 @@ pub fn recvmsg(task: &mut Task, [fd, message, flags, ..]: Arguments) -> Answer {
 
 /// recvmmsg(2); the time is looked at behind each message, as Linux does.
 pub fn recvmmsg(task: &mut Task, [fd, messages, count, flags, timeout, _]: Arguments) -> Answer {
-    let limit = match timeout {
-        0 => None,
-        timeout => duration(task, timeout).map(|time| Some(Duration::new(time.tv_sec as u64, time.tv_nsec as u32)))?,
-    };
+    let limit = limit(task, timeout)?;
     let socket = task.file(fd)?;
     let (start, mut flags) = (Instant::now(), flags);
     let count = (count & 0xffff_ffff).min(MESSAGES_MAX);
     for index in 0..count {
         let message = messages.wrapping_add(index * HEADERS);
-        let received = receive_one(task, &socket, message, flags & !WAIT_FOR_ONE)
-            .and_then(|count| task.write(message.wrapping_add(HEADER as u64), &(count as u32).to_le_bytes()));
-        match received {
-            Ok(()) => {}
-            Err(_) if index > 0 => return Ok(index),
-            Err(error) => return Err(error),
+        let received = receive_one(task, &socket, message, flags & !WAIT_FOR_ONE);
+        if let Err(error) = received.and_then(|received| note_size(task, message, received)) {
+            return if index > 0 { Ok(index) } else { Err(error) };
         }
         if flags & WAIT_FOR_ONE != 0 {
             flags |= libc::MSG_DONTWAIT as u64;

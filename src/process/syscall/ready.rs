@@ -4,7 +4,7 @@
 
 use super::call::{Answer, Arguments};
 use super::signals::masked;
-use super::time::{duration, pair};
+use super::time::{limit, milliseconds, pair};
 use crate::process::files::{FILES_MAX, OpenFile};
 use crate::process::task::Task;
 use rustix::event::{PollFd, PollFlags, Timespec};
@@ -22,19 +22,13 @@ struct Interest {
 
 /// poll(2).
 pub fn poll(task: &mut Task, [list, count, timeout_ms, ..]: Arguments) -> Answer {
-    let timeout = u64::try_from(timeout_ms as i32).ok().map(Duration::from_millis);
-    poll_list(task, list, count, timeout)
+    poll_list(task, list, count, milliseconds(timeout_ms))
 }
 
 /// ppoll(2).
 pub fn ppoll(task: &mut Task, [list, count, timeout, mask, size, _]: Arguments) -> Answer {
-    let limit = if timeout == 0 { None } else { Some(length(duration(task, timeout)?)) };
+    let limit = limit(task, timeout)?;
     masked(task, mask, size, |task| poll_list(task, list, count, limit))
-}
-
-/// A length of time that is none below zero.
-pub fn length(time: rustix::time::Timespec) -> Duration {
-    Duration::new(time.tv_sec as u64, time.tv_nsec as u32)
 }
 
 fn poll_list(task: &Task, list: u64, count: u64, timeout: Option<Duration>) -> Answer {
@@ -139,7 +133,7 @@ pub fn select(task: &mut Task, [count, reads, writes, exceptions, timeout, _]: A
 
 /// pselect6(2). The last argument points to the set of signals and its size.
 pub fn pselect6(task: &mut Task, [count, reads, writes, exceptions, timeout, mask]: Arguments) -> Answer {
-    let limit = if timeout == 0 { None } else { Some(length(duration(task, timeout)?)) };
+    let limit = limit(task, timeout)?;
     let [set, size] = match mask {
         0 => [0; 2],
         address => [task.read_u64(address)?, task.read_u64(address.wrapping_add(8))?],

@@ -3,7 +3,7 @@
 //! Sources: signal(7), sigaction(2), sigprocmask(2), sigsuspend(2), sigtimedwait(2), sigaltstack(2), sigreturn(2).
 
 use super::call::{Answer, Arguments};
-use super::time::duration;
+use super::time::limit;
 use crate::bus::bus::lock;
 use crate::process::signal::frame::AltStack;
 use crate::process::signal::info::Info;
@@ -12,7 +12,7 @@ use crate::process::signal::terminal;
 use crate::process::task::Task;
 use rustix::io::Errno;
 use std::sync::{MutexGuard, PoisonError};
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 /// Bytes of a set of signals.
 pub const SET_SIZE: u64 = 8;
@@ -142,14 +142,8 @@ pub fn rt_sigtimedwait(task: &mut Task, [set, info, timeout, size, ..]: Argument
         return Err(Errno::INVAL);
     }
     let wanted = task.read_u64(set)? & !UNBLOCKABLE;
-    let until = match timeout {
-        0 => None,
-        address => {
-            let time = duration(task, address)?;
-            // What cannot be told is later than any program waits.
-            Instant::now().checked_add(Duration::new(time.tv_sec as u64, time.tv_nsec as u32))
-        }
-    };
+    // What cannot be told is later than any program waits.
+    let until = limit(task, timeout)?.and_then(|limit| Instant::now().checked_add(limit));
     let id = task.id;
     let taken: Info = wait(task, until, |signals| signals.take_of(id, wanted))?.ok_or(Errno::AGAIN)?;
     if info != 0 {

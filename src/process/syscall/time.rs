@@ -6,6 +6,7 @@ use super::call::{Answer, Arguments};
 use crate::process::task::Task;
 use rustix::io::Errno;
 use rustix::time::{ClockId, DynamicClockId, Timespec};
+use std::time::Duration;
 
 /// `struct timespec` from a program's memory.
 pub fn time_spec(bytes: [u8; 16]) -> Timespec {
@@ -18,9 +19,34 @@ pub fn time_spec(bytes: [u8; 16]) -> Timespec {
 /// # Errors
 /// EFAULT; EINVAL: it is none.
 pub fn duration(task: &Task, address: u64) -> Result<Timespec, Errno> {
-    let time = time_spec(task.read(address)?);
-    let valid = time.tv_sec >= 0 && (0..1_000_000_000).contains(&time.tv_nsec);
-    if valid { Ok(time) } else { Err(Errno::INVAL) }
+    valid(time_spec(task.read(address)?))
+}
+
+/// A length of time.
+///
+/// # Errors
+/// EINVAL: it is none.
+pub fn valid(time: Timespec) -> Result<Timespec, Errno> {
+    let is_valid = time.tv_sec >= 0 && (0..1_000_000_000).contains(&time.tv_nsec);
+    if is_valid { Ok(time) } else { Err(Errno::INVAL) }
+}
+
+/// A length of time that is none below zero.
+pub fn length(time: Timespec) -> Duration {
+    Duration::new(time.tv_sec as u64, time.tv_nsec as u32)
+}
+
+/// How long a call waits at most: as long as the program's memory says at an address, or, where that is 0, for ever.
+///
+/// # Errors
+/// EFAULT; EINVAL: it is none.
+pub fn limit(task: &Task, address: u64) -> Result<Option<Duration>, Errno> {
+    if address == 0 { Ok(None) } else { duration(task, address).map(|time| Some(length(time))) }
+}
+
+/// As [`limit`], of a number of milliseconds; less than none is for ever.
+pub fn milliseconds(timeout: u64) -> Option<Duration> {
+    u64::try_from(timeout as i32).ok().map(Duration::from_millis)
 }
 
 /// The bytes of two words: a `struct timespec` or `struct timeval`.

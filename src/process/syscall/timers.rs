@@ -3,7 +3,7 @@
 //! Sources: timer_create(2), timer_settime(2), sigevent(7).
 
 use super::call::{Answer, Arguments};
-use super::time::{pair, time_spec};
+use super::time::{length, pair, time_spec, valid};
 use crate::bus::bus::lock;
 use crate::process::signal::state::SIGNALS;
 use crate::process::signal::timers::{Notice, Setting};
@@ -52,7 +52,7 @@ fn notice(task: &Task, bytes: [u8; 20]) -> Result<Notice, Errno> {
 /// timer_settime(2).
 pub fn timer_settime(task: &mut Task, [id, flags, new, old, ..]: Arguments) -> Answer {
     let bytes = task.read::<32>(new)?;
-    let [interval, mut left] = [length(&bytes[..16])?, length(&bytes[16..])?];
+    let [interval, mut left] = [length_of(&bytes[..16])?, length_of(&bytes[16..])?];
     let mut timers = lock(&task.process.timers);
     let clock = timers.clock(id as i32)?;
     if flags as i32 & libc::TIMER_ABSTIME != 0 && !left.is_zero() {
@@ -95,10 +95,9 @@ fn told((left, interval): Setting) -> Vec<u8> {
     [time(interval), time(left)].concat()
 }
 
-fn length(bytes: &[u8]) -> Result<Duration, Errno> {
-    let time = time_spec(bytes.try_into().expect("a time has 16 bytes"));
-    let valid = time.tv_sec >= 0 && (0..1_000_000_000).contains(&time.tv_nsec);
-    if valid { Ok(Duration::new(time.tv_sec as u64, time.tv_nsec as u32)) } else { Err(Errno::INVAL) }
+/// The length of time in the bytes of a `struct timespec`.
+fn length_of(bytes: &[u8]) -> Result<Duration, Errno> {
+    valid(time_spec(bytes.try_into().expect("a time has 16 bytes"))).map(length)
 }
 
 #[cfg(test)]

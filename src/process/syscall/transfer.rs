@@ -220,7 +220,7 @@ fn drain_to_file(
 }
 
 /// Sends SIGPIPE where a write failed for want of a reader.
-fn signal_broken(task: &mut Task, file: &OpenFile, error: Errno) {
+pub fn signal_broken(task: &mut Task, file: &OpenFile, error: Errno) {
     // Sockets that keep messages apart have no such signal.
     let is_stream = |kind| kind == SocketType::STREAM;
     if error == Errno::PIPE && socket_type(file.fd()).map_or(true, is_stream) {
