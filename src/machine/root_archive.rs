@@ -86,7 +86,8 @@ fn check(command: &ImageCommand) -> Result<(), String> {
             environment.len()
         ));
     }
-    let path = environment.iter().find(|variable| variable.starts_with("PATH="));
+    // Of several the init has the last.
+    let path = environment.iter().rfind(|variable| variable.starts_with("PATH="));
     match words.first().into_iter().chain(path).chain([directory]).find(|path| path.len() >= PATH_MAX) {
         Some(path) => Err(format!("a path of {} bytes: {PATH_MAX} fit", path.len())),
         None => Ok(()),

@@ -2,19 +2,19 @@
 //!
 //! Source: OCI Image Specification "Image Layout", "Content Descriptors".
 
+use super::budget::PIECE;
 use super::error::Problem;
 use serde_json::Value;
 use sha2::{Digest, Sha256};
-use std::fs::{self, File};
+use std::fs::{File, OpenOptions};
 use std::io::{self, BufRead, BufReader, ErrorKind, Read};
+use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 
 /// Most bytes of a document.
 const DOCUMENT_MAX: u64 = 4 << 20;
 /// The annotation that names an image in a layout's index.
 const REFERENCE: &str = "org.opencontainers.image.ref.name";
-/// Bytes that are read at a time.
-const PIECE: usize = 128 << 10;
 
 /// What is said of a blob.
 #[derive(Clone, Debug)]
@@ -138,9 +138,10 @@ fn parse(name: &str, text: &[u8]) -> Result<Value, Problem> {
 }
 
 /// Opens a regular file: a pipe would wait for its other end.
-fn open_file(path: &Path) -> io::Result<File> {
-    match fs::metadata(path)?.is_file() {
-        true => File::open(path),
+pub(super) fn open_file(path: &Path) -> io::Result<File> {
+    let file = OpenOptions::new().read(true).custom_flags(libc::O_NONBLOCK).open(path)?;
+    match file.metadata()?.is_file() {
+        true => Ok(file),
         false => Err(io::Error::new(ErrorKind::InvalidInput, "it is no file")),
     }
 }

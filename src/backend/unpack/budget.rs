@@ -4,6 +4,9 @@ use super::error::Problem;
 use std::cell::Cell;
 use std::io::{self, ErrorKind, Read};
 
+/// Bytes that are read and written at a time.
+pub const PIECE: usize = 128 << 10;
+
 /// Most bytes of all streams together when they are decoded, and most bytes of all files.
 pub const BYTES_MAX: u64 = 16 << 30;
 /// Most members of all archives together. Each may cost memory until the machine ends.

@@ -4,22 +4,20 @@
 //! Source: OCI Image Specification "Image Layer Filesystem Changeset".
 
 use super::archive::{self, Member};
-use super::blobs::Blobs;
-use super::budget::Budget;
+use super::blobs::{Blobs, open_file};
+use super::budget::{Budget, PIECE};
 use super::compression::decoded;
 use super::directory::PrivateDirectory;
 use super::error::{Problem, UnpackError};
 use super::layout::{self, ImageCommand};
 use super::tree::Tree;
 use crate::backend::share::guise::Guise;
-use std::fs::{DirBuilder, File};
+use std::fs::DirBuilder;
 use std::io::{BufRead, BufReader, Read};
 use std::os::unix::fs::{DirBuilderExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-/// Bytes that are read at a time.
-const PIECE: usize = 128 << 10;
 /// What a member begins with that hides another one.
 const WHITEOUT: &[u8] = b".wh.";
 /// A member that hides all of lower layers in its directory.
@@ -78,7 +76,7 @@ pub fn unpack(
             let mut tree = Tree::new(&tree(directory.path()), stop)?;
             let command = match source {
                 Source::Archive => {
-                    let mut file = BufReader::with_capacity(PIECE, File::open(path)?);
+                    let mut file = BufReader::with_capacity(PIECE, open_file(path)?);
                     apply(&mut tree, &mut file, budget, false)?;
                     ImageCommand::default()
                 }

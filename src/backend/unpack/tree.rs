@@ -6,7 +6,7 @@
 //! Sources: openat2(2), linkat(2), unlinkat(2).
 
 use super::archive::{Kind, Member, Owner};
-use super::budget::DEPTH_MAX;
+use super::budget::{DEPTH_MAX, PIECE};
 use super::error::{Fault, Problem};
 use crate::backend::share::guise::{Guise, Shown};
 use rustix::fs::{
@@ -21,8 +21,6 @@ use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use std::path::Path;
 use std::rc::Rc;
 
-/// Bytes that are moved at a time.
-const PIECE: usize = 128 << 10;
 /// Permissions of a directory that no member describes.
 const IMPLIED: Owner = Owner { uid: 0, gid: 0, mode: 0o755 };
 /// What this user may do to files and directories at least, whoever they belong to: they have to be read, listed and removed.
@@ -36,6 +34,8 @@ type Entries = HashSet<(u64, Vec<u8>)>;
 /// The tree.
 pub struct Tree<'a> {
     root: OwnedFd,
+    /// How many directories of the host's a directory of it may lie in, so that it is not too deep.
+    depth_max: usize,
     guise: Guise,
     /// Where the last member was put: the next one mostly belongs there too.
     last: Option<(Vec<Vec<u8>>, Rc<Directory>)>,
@@ -61,7 +61,8 @@ impl<'a> Tree<'a> {
     pub fn new(root: &Path, stop: &'a dyn Fn() -> bool) -> io::Result<Tree<'a>> {
         let root = rustix::fs::open(root, OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC, Mode::empty())?;
         let (guise, layer, piece) = (Guise::default(), Entries::new(), vec![0; PIECE]);
-        Ok(Tree { root, guise, last: None, layer, stop, piece })
+        let depth_max = depth(&root)? + DEPTH_MAX;
+        Ok(Tree { root, depth_max, guise, last: None, layer, stop, piece })
     }
 
     /// What its files are to be shown as.
@@ -261,15 +262,17 @@ impl<'a> Tree<'a> {
     }
 
     fn make(&self, parent: &Directory, name: &[u8]) -> Result<(), Fault> {
-        let depth = |fd: &OwnedFd| {
-            let path = readlink(format!("/proc/self/fd/{}", fd.as_raw_fd()), Vec::new());
-            path.map(|path| path.to_bytes().iter().filter(|byte| **byte == b'/').count())
-        };
-        if depth(&parent.fd)? >= depth(&self.root)? + DEPTH_MAX {
+        if depth(&parent.fd)? >= self.depth_max {
             return Err(Fault::TooDeep);
         }
         Ok(mkdirat(&parent.fd, name, Mode::RWXU)?)
     }
+}
+
+/// How many directories of the host's a directory lies in.
+fn depth(directory: &OwnedFd) -> Result<usize, Errno> {
+    let path = readlink(format!("/proc/self/fd/{}", directory.as_raw_fd()), Vec::new())?;
+    Ok(path.to_bytes().iter().filter(|byte| **byte == b'/').count())
 }
 
 /// A new file, to be written.
