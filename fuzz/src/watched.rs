@@ -29,11 +29,18 @@ pub struct Watched {
 }
 
 impl Watched {
-    /// A directory in memory, named for `target` and this process, as `fill` makes its content.
+    /// A directory in memory, named for `target` and this process, as `fill` makes its content. From then on no file of this process gets
+    /// longer than 1 MiB, whatever is asked for.
     ///
     /// # Panics
     /// The host refuses that.
     pub fn new(target: &str, fill: fn(&Path) -> Vec<PathBuf>) -> Watched {
+        let most = libc::rlimit { rlim_cur: 1 << 20, rlim_max: 1 << 20 };
+        // SAFETY: both calls only read what they are given; a write beyond the limit is an error then, and no signal.
+        unsafe {
+            libc::setrlimit(libc::RLIMIT_FSIZE, &most);
+            libc::signal(libc::SIGXFSZ, libc::SIG_IGN);
+        }
         let path = PathBuf::from(format!("/dev/shm/hostel-fuzz-{target}-{}", std::process::id()));
         let events = inotify::init(CreateFlags::NONBLOCK | CreateFlags::CLOEXEC).expect("the host has inotify(7)");
         fs::create_dir(&path).expect("it can be made");
