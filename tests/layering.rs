@@ -44,7 +44,7 @@ const CORE: &[&str] = &[
 const CORE_LINES_MAX: usize = 5_000;
 
 /// `unsafe` blocks, functions and impls in `src/`. Raise it only with the reason in the commit.
-const UNSAFE_MAX: usize = 51;
+const UNSAFE_MAX: usize = 55;
 
 /// Rooms and files that may hold `unsafe`: KVM, guest memory, and wrappers of single system calls.
 const UNSAFE_ROOMS: &[&str] = &[
@@ -54,6 +54,7 @@ const UNSAFE_ROOMS: &[&str] = &[
     "backend/signals.rs",
     "backend/socket_options.rs",
     "backend/terminal.rs",
+    "backend/block/bounded.rs",
     "backend/block/calls.rs",
     "backend/block/uring.rs",
     "doctor/syscalls.rs",

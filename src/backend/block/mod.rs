@@ -1,6 +1,7 @@
 //! The host's side of disks: an image file or block device, an optional private layer over it, and the engine that moves bytes
 //! between them and guest RAM: io_uring, or a few threads where the host refuses that.
 
+pub mod bounded;
 pub mod buffers;
 pub mod calls;
 pub mod delay;

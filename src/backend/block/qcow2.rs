@@ -1,16 +1,17 @@
 //! An image in QEMU's format qcow2, worked off by the crate `imago`: the bytes of the disk are where the image's tables say.
 //!
 //! What is opened is what the user has named and nothing else: an image that names a backing file takes the one that the user gives for
-//! it, or is refused, and so is one whose data are in another file. Bytes go through
+//! it, or is refused, and so is one whose data are in another file. Whatever an image's tables say, its file never gets longer than one of
+//! that size that is full ([`Bounded`]). Bytes go through
 //! a buffer of bounded size, for nobody may have a reference to guest memory. The tables' cache is written to the file whenever
 //! [`Qcow2::settle`] is called, so what was acknowledged after that is not lost with the process.
 //! Source: QEMU docs/interop/qcow2.txt.
 
+use super::bounded::Bounded;
 use super::engine::Call;
 use super::image::DiskFormat;
 use super::qcow2_header::{self, HEADER_BYTES, HeaderError};
 use imago::FormatAccess;
-use imago::file::File as ImageFile;
 use imago::qcow2::Qcow2 as Format;
 use imago::raw::Raw;
 use rustix::fs::FallocateFlags;
@@ -24,7 +25,7 @@ const BUFFER_MAX: u64 = 256 << 10;
 
 /// An open image. One thread works it off; the lock is for the measure of it.
 pub struct Qcow2 {
-    access: Mutex<FormatAccess<ImageFile>>,
+    access: Mutex<Layer>,
     size: u64,
 }
 
@@ -103,7 +104,7 @@ impl Qcow2 {
 }
 
 /// What an image lies over.
-pub type Layer = FormatAccess<ImageFile>;
+pub type Layer = FormatAccess<Bounded>;
 
 /// A file of `bytes` that an image lies over, only to be read.
 ///
@@ -111,7 +112,7 @@ pub type Layer = FormatAccess<ImageFile>;
 /// It is an image that cannot be used, or lies over a file itself; or the host cannot read it.
 pub fn layer(file: File, bytes: u64, format: DiskFormat) -> Result<Layer, Qcow2Error> {
     match format {
-        DiskFormat::Raw => Ok(FormatAccess::new(Raw::open_image(file.try_into()?, false)?)),
+        DiskFormat::Raw => Ok(FormatAccess::new(Raw::open_image(Bounded::new(file, bytes), false)?)),
         DiskFormat::Qcow2 => open(&file, bytes, false, None),
     }
 }
@@ -124,7 +125,8 @@ fn open(file: &File, bytes: u64, writable: bool, backing: Option<Layer>) -> Resu
     let mut refcounts = [0; 8];
     file.read_exact_at(&mut refcounts, qcow2_header::refcounts_at(&header))?;
     qcow2_header::check_first_refcounts(u64::from_be_bytes(refcounts))?;
-    let mut format: Format<ImageFile> = Format::open_image(file.try_clone()?.try_into()?, writable)?;
+    let bounded = Bounded::new(file.try_clone()?, qcow2_header::file_bytes_max(&header, bytes));
+    let mut format: Format<Bounded> = Format::open_image(bounded, writable)?;
     format.set_data_file(None);
     format.set_backing(backing);
     Ok(FormatAccess::new(format))
@@ -138,6 +140,7 @@ mod tests {
     use crate::memory::map::{GuestRange, MemoryMap};
     use crate::memory::ram::GuestRam;
     use imago::FormatCreateBuilder;
+    use imago::file::File as ImageFile;
     use std::sync::Arc;
 
     const SIZE: u64 = 8 << 20;
@@ -255,6 +258,77 @@ mod tests {
         assert_eq!(open(&file).err().map(|error| error.to_string()), Some(nonsense.to_string()));
     }
 
+    /// Each kind of entry leads half a petabyte away, where a file system with room for such a file would make one.
+    #[test]
+    fn sec35_tables_that_lead_far_away_make_no_long_file() {
+        let ram = Arc::new(GuestRam::new(&MemoryMap::new(MIB).unwrap()).unwrap());
+        let buffers = || HostBuffers::of_guest(&ram, &[GuestRange { start: 0x1000, size: 512 }]).unwrap();
+        let far: u64 = 1 << 49;
+        for table in ["reference counts", "first level", "second level"] {
+            let file = image();
+            let disk = open(&file).unwrap();
+            disk.run(&Call::Write { buffers: buffers(), durable: true }, 0).unwrap();
+            drop(disk);
+            let long = |at| {
+                let mut long = [0; 8];
+                file.read_exact_at(&mut long, at).unwrap();
+                u64::from_be_bytes(long)
+            };
+            // The highest bit: nothing else uses what the entry leads to.
+            let (at, entry) = match table {
+                "reference counts" => (long(48), far),
+                "first level" => (long(40), far | 1 << 63),
+                _ => (long(long(40)) & !(1 << 63), far | 1 << 63),
+            };
+            file.write_all_at(&entry.to_be_bytes(), at).unwrap();
+            let before = file.metadata().unwrap().len();
+            let disk = open(&file).unwrap();
+            let write = |at| disk.run(&Call::Write { buffers: buffers(), durable: true }, at);
+            // In the cluster that the entry leads to, and in one that needs room.
+            let said = [write(0), write(4 << 20)].map(|written| written.err().map(|error| error.to_string()));
+            let said = said.iter().flatten().next().expect("one of both does not work");
+            assert!(said.contains("where even a full one has ended"), "{table}: {said}");
+            if table == "second level" {
+                write(4 << 20).unwrap();
+                assert!(disk.run(&Call::Read(buffers()), 0).is_err());
+            }
+            let _ = disk.settle();
+            std::mem::forget(disk);
+            assert!(file.metadata().unwrap().len() <= before + SIZE, "{table}");
+        }
+    }
+
+    #[test]
+    fn a_full_image_stays_within_its_bound_whatever_its_clusters_and_counts_are() {
+        let ram = Arc::new(GuestRam::new(&MemoryMap::new(MIB).unwrap()).unwrap());
+        let buffers = |size| HostBuffers::of_guest(&ram, &[GuestRange { start: 0x1000, size }]).unwrap();
+        for (cluster, width) in [(512, 64), (512, 1), (2 << 20, 64)] {
+            let file = super::super::overlay::unnamed_file().unwrap();
+            let storage: ImageFile = file.try_clone().unwrap().try_into().unwrap();
+            let builder = Format::<ImageFile>::create_builder(storage).size(SIZE);
+            builder.cluster_size(cluster).refcount_width(width).create().unwrap();
+            let before = file.metadata().unwrap().len();
+            let disk = open(&file).unwrap();
+            let piece = 1 << 15;
+            let pieces = SIZE / piece;
+            // All of it, in an order that leaves holes for long, and again after half of it was given up.
+            for (round, step) in [(0, 37), (1, 2), (2, 53)] {
+                for place in (0..pieces).map(|at| at * step % pieces * piece) {
+                    let how = FallocateFlags::PUNCH_HOLE;
+                    let call = match round {
+                        1 => Call::Allocate { size: piece, how },
+                        _ => Call::Write { buffers: buffers(piece), durable: false },
+                    };
+                    disk.run(&call, place).unwrap();
+                }
+                disk.settle().unwrap();
+            }
+            drop(disk);
+            let (after, most) = (file.metadata().unwrap().len(), before + SIZE + SIZE / 16 + 16 * cluster as u64);
+            assert!((SIZE..=most).contains(&after), "{after} bytes of {most} in clusters of {cluster}, {width}");
+        }
+    }
+
     /// Bytes anywhere in what says where things are: an error or wrong data, and neither a panic nor a read without end.
     #[test]
     fn sec35_broken_tables_are_errors() {
@@ -287,7 +361,7 @@ mod tests {
                 // What is still cached is not to be written anywhere.
                 std::mem::forget(disk);
             }
-            assert!(file.metadata().unwrap().len() < 1 << 40);
+            assert!(file.metadata().unwrap().len() < 1 << 30, "the first-level table is for 512 MiB");
         }
         assert!(opened > 100, "{opened} of 400 opened");
     }

@@ -14,6 +14,12 @@ const CLUSTER_BITS: std::ops::RangeInclusive<u32> = 9..=21;
 const L1_BYTES_MAX: u64 = 32 << 20;
 /// Most bytes of the table of reference counts' blocks, as QEMU.
 const REFCOUNT_TABLE_BYTES_MAX: u64 = 8 << 20;
+/// What tables take of a file at most, as a part of all that is in it: with clusters of 512 bytes and the widest counts, an entry of
+/// the second level and a count take a 64th each, and what leads to them a 64th of that.
+const TABLES_PART: u64 = 16;
+/// Clusters that a file has more than that: those that are not full of each kind of table, and a table of reference counts twice while it
+/// grows.
+const CLUSTERS_MORE: u64 = 16;
 /// Reference counts of 2^0 to 2^6 bits.
 const REFCOUNT_ORDER_MAX: u32 = 6;
 /// Incompatible feature: the image was not closed, and its reference counts are to be made anew.
@@ -117,6 +123,14 @@ pub fn check(header: &[u8; HEADER_BYTES], file_bytes: u64, has_backing: bool) ->
 /// Where in the file the table of reference counts begins, says a header that was judged.
 pub fn refcounts_at(header: &[u8; HEADER_BYTES]) -> u64 {
     u64::from_be_bytes(header[48..56].try_into().expect("eight bytes"))
+}
+
+/// Bytes of the file when all of the disk has been written, at most, where it has `file_bytes` before; says a header that was judged.
+pub fn file_bytes_max(header: &[u8; HEADER_BYTES], file_bytes: u64) -> u64 {
+    let size = u64::from_be_bytes(header[24..32].try_into().expect("eight bytes"));
+    let cluster_bits = u32::from_be_bytes(header[20..24].try_into().expect("four bytes"));
+    let full = file_bytes.saturating_add(size);
+    full.saturating_add(full / TABLES_PART).saturating_add(CLUSTERS_MORE << cluster_bits)
 }
 
 /// Judges the first entry of that table: it leads to the count of the header's own cluster. Without one, `imago` would make it in
