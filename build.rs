@@ -159,18 +159,17 @@ fn pack_relocations() {
     }
 }
 
-/// Has the linker bring together the code that each start runs, by `link/start.ld`. Both linkers that a stable toolchain brings or
-/// finds (LLVM's and GNU's) know such scripts; who chose one that does not goes without. A release build leaves out what unwinding
-/// needs, too.
+/// Has the linker bring together the code that each start of a release build runs, by `link/start.ld`, and leave out what unwinding
+/// needs. Both linkers that a stable toolchain brings or finds (LLVM's and GNU's) know such scripts; who chose one that does not goes
+/// without. A debug build would be linked for seconds.
 fn gather_start() {
     println!("cargo:rerun-if-changed=link");
     let chosen = ["CARGO_ENCODED_RUSTFLAGS", "RUSTC_LINKER"].map(|name| env::var(name).unwrap_or_default()).concat();
     let directory = env::var("CARGO_MANIFEST_DIR").expect("cargo sets CARGO_MANIFEST_DIR");
-    if !["mold", "gold", "wild"].iter().any(|linker| chosen.contains(linker)) {
+    let released = env::var("PROFILE").is_ok_and(|profile| profile == "release");
+    if released && !["mold", "gold", "wild"].iter().any(|linker| chosen.contains(linker)) {
         println!("cargo:rustc-link-arg-bins=-Wl,-T,{directory}/link/start.ld");
-        if env::var("PROFILE").is_ok_and(|profile| profile == "release") {
-            println!("cargo:rustc-link-arg-bins=-Wl,--no-eh-frame-hdr,-T,{directory}/link/release.ld");
-        }
+        println!("cargo:rustc-link-arg-bins=-Wl,--no-eh-frame-hdr,-T,{directory}/link/release.ld");
     }
 }
 
