@@ -317,6 +317,19 @@ mod tests {
     }
 
     #[test]
+    fn sec40_a_guest_that_ends_its_direction_alone_leaves_the_device_asleep() {
+        let mut guest = Guest::with_buffers();
+        let mut stream = guest.connected(5);
+        guest.send(Header { flags: SEND, ..header(5, Op::Shutdown) }, &[]);
+        assert_eq!((guest.next_op(), read(&stream)), (None, vec![]));
+        // The other direction goes on, and does not end the first again.
+        stream.write_all(b"answer").unwrap();
+        assert_eq!(guest.next().map(|(op, _, data)| (op, data)), Some((Op::Data, b"answer".to_vec())));
+        guest.send(Header { flags: SEND, ..header(5, Op::Shutdown) }, &[]);
+        assert_eq!(guest.next_op(), None);
+    }
+
+    #[test]
     fn a_process_of_the_host_connects_by_a_line() {
         let mut guest = Guest::with_buffers();
         let mut stream = UnixStream::connect(guest.file.path()).unwrap();

@@ -65,6 +65,8 @@ pub struct Connection {
     /// What each side has said that it does no more: [`RECEIVE`], [`SEND`].
     host_shut: u32,
     guest_shut: u32,
+    /// The host's process was told that the guest sends no more.
+    ended: bool,
     /// Bytes sent to the guest, those of them that left its buffer, and the size of that.
     sent: u32,
     consumed: u32,
@@ -91,6 +93,7 @@ impl Connection {
             hung_up: false,
             host_shut: 0,
             guest_shut: 0,
+            ended: false,
             sent: 0,
             consumed: 0,
             guest_buffer: 0,
@@ -206,8 +209,11 @@ impl Connection {
             // A burst's memory is given back.
             self.waiting = VecDeque::new();
             if self.guest_shut & SEND != 0
+                && !self.ended
                 && let Some(socket) = &self.socket
             {
+                // Once: each time is an event of this socket, after which all of this is done again.
+                self.ended = true;
                 // One that is closed already needs no end.
                 let _ = shutdown(socket, Shutdown::Write);
             }
