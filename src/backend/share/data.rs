@@ -110,12 +110,14 @@ impl Server {
         })
     }
 
-    /// READ, if all bytes that it asks for are in the host's page cache.
+    /// READ, if all bytes that it asks for, or all up to the file's end, are in the host's page cache.
     pub(super) fn read_cached(&self, request: &Request) -> Result<Option<u32>, Errno> {
         let (handle, offset, sink) = self.reading(request)?;
         on_file(&handle, |file| {
-            let done = calls::read_at_once(file, &sink.front(u64::MAX), offset).ok();
-            Ok(done.filter(|done| u64::from(*done) == sink.bytes()))
+            let Ok(done) = calls::read_at_once(file, &sink.front(u64::MAX), offset) else { return Ok(None) };
+            let read = u64::from(done);
+            let is_all = read == sink.bytes() || stat(file.as_fd())?.stx_size == offset + read;
+            Ok(is_all.then_some(done))
         })
     }
 
