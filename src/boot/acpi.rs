@@ -91,7 +91,8 @@ pub fn tables(cpus: u32, irqchip: Irqchip, nodes: &[DeviceNode]) -> Vec<AcpiTabl
 }
 
 pub(super) fn bytes_of(table: &dyn Aml) -> Vec<u8> {
-    let mut bytes = Vec::new();
+    // Grown once: a table comes byte by byte.
+    let mut bytes = Vec::with_capacity(512);
     table.to_aml_bytes(&mut bytes);
     bytes
 }
@@ -124,31 +125,32 @@ fn madt(cpus: u32, irqchip: Irqchip) -> Vec<u8> {
     const LOCAL_APIC_NMI: u8 = 4;
     const ENABLED: u32 = 1 << 0;
     let flags = if irqchip == Irqchip::Full { PCAT_COMPAT } else { 0 };
-    let mut madt = Sdt::new(*b"APIC", 36, REVISION, OEM_ID, OEM_TABLE_ID, OEM_REVISION);
-    madt.append_slice(&(LAPIC as u32).to_le_bytes());
-    madt.append_slice(&flags.to_le_bytes());
+    let mut structures = Vec::with_capacity(512);
+    structures.extend((LAPIC as u32).to_le_bytes());
+    structures.extend(flags.to_le_bytes());
     for cpu in 0..cpus as u8 {
-        madt.append_slice(&[PROCESSOR_LOCAL_APIC, 8, cpu, cpu]);
-        madt.append_slice(&ENABLED.to_le_bytes());
+        structures.extend([PROCESSOR_LOCAL_APIC, 8, cpu, cpu]);
+        structures.extend(ENABLED.to_le_bytes());
     }
-    madt.append_slice(&[IO_APIC, 12, 0, 0]); // its id
-    madt.append_slice(&(IOAPIC as u32).to_le_bytes());
-    madt.append_slice(&0u32.to_le_bytes()); // number of its first input
-    madt.append_slice(&[LOCAL_APIC_NMI, 6, 0xff, 0, 0, 1]); // all processors, flags of the bus, LINT1
+    structures.extend([IO_APIC, 12, 0, 0]); // its id
+    structures.extend((IOAPIC as u32).to_le_bytes());
+    structures.extend(0u32.to_le_bytes()); // number of its first input
+    structures.extend([LOCAL_APIC_NMI, 6, 0xff, 0, 0, 1]); // all processors, flags of the bus, LINT1
+    let mut madt = Sdt::new(*b"APIC", 36, REVISION, OEM_ID, OEM_TABLE_ID, OEM_REVISION);
+    madt.append_slice(&structures); // at once: it sums the table up each time
     madt.as_slice().to_vec()
 }
 
 /// Differentiated system description table (§5.2.11.1): AML for the sleep state, the processors and the devices.
 fn dsdt(cpus: u32, nodes: &[DeviceNode]) -> Vec<u8> {
     const REVISION: u8 = 2; // integers of 64 bits
-    let mut dsdt = Sdt::new(*b"DSDT", 36, REVISION, OEM_ID, OEM_TABLE_ID, OEM_REVISION);
     let soft_off = Package::new(vec![&SLP_TYP_S5, &0u8, &0u8, &0u8]);
-    dsdt.append_slice(&bytes_of(&Name::new(Path::new("_S5_"), &soft_off)));
+    let mut terms = bytes_of(&Name::new(Path::new("_S5_"), &soft_off));
     for cpu in 0..cpus {
-        dsdt.append_slice(&processor(cpu));
+        terms.extend(processor(cpu));
     }
     for (index, node) in nodes.iter().enumerate() {
-        dsdt.append_slice(&match node.name {
+        terms.extend(match node.name {
             "COM1" => device(node, "_SB_.COM1", &EISAName::new("PNP0501")),
             "RTC" => device(&DeviceNode { irq: None, ..node.clone() }, "_SB_.RTC_", &EISAName::new("PNP0B00")),
             "pvpanic" => device(node, "_SB_.PEVT", &"QEMU0001"),
@@ -158,6 +160,8 @@ fn dsdt(cpus: u32, nodes: &[DeviceNode]) -> Vec<u8> {
             _ => Vec::new(), // found without ACPI, or known to those who use it
         });
     }
+    let mut dsdt = Sdt::new(*b"DSDT", 36, REVISION, OEM_ID, OEM_TABLE_ID, OEM_REVISION);
+    dsdt.append_slice(&terms);
     dsdt.as_slice().to_vec()
 }
 
