@@ -26,9 +26,15 @@ impl Program {
         Program { name: name.to_owned(), words, variable: None, stdin: None, status: 0 }
     }
 
-    /// Its command, ready to be spawned; the output goes nowhere.
+    /// Its command, ready to be spawned as from a shell; the output goes nowhere. Cargo's own variables are left out: the C library looks
+    /// through the directories of one at each start.
     pub fn command(&self) -> Result<Command> {
         let mut command = Command::new(&self.words[0]);
+        let cargos = std::env::vars_os().map(|(name, _)| name);
+        let cargos = cargos.filter(|name| name == "LD_LIBRARY_PATH" || name.as_encoded_bytes().starts_with(b"CARGO"));
+        for name in cargos {
+            command.env_remove(name);
+        }
         command.args(&self.words[1..]).envs(self.variable).stdout(Stdio::null()).stderr(Stdio::null());
         command.stdin(match &self.stdin {
             Some(file) => file.try_clone()?.into(),
