@@ -11,7 +11,6 @@ use clap::{ArgMatches, Args, Command, CommandFactory, FromArgMatches, Parser, Su
 use clap_complete::Shell;
 use std::ffi::OsString;
 use std::fmt::Display;
-use std::mem::ManuallyDrop;
 use std::path::{Path, PathBuf};
 
 /// Hosted virtual machine monitor for Linux KVM: boots guests, tests them, and explains what it does
@@ -138,9 +137,7 @@ impl Cli {
     fn plain_run(mut arguments: impl Iterator<Item = OsString>) -> Option<Cli> {
         arguments.nth(1).filter(|verb| verb == "run")?;
         let command = Command::new("run").no_binary_name(true).disable_help_flag(true);
-        // To take it apart would take a tenth of the time that parsing does.
-        let mut command = ManuallyDrop::new(RunConfig::augment_args(command));
-        let mut matches = command.try_get_matches_from_mut(arguments).ok()?;
+        let mut matches = RunConfig::augment_args(command).try_get_matches_from(arguments).ok()?;
         let script = script(&matches);
         let mut config = Box::new(RunConfig::from_arg_matches_mut(&mut matches).ok()?);
         config.console.script = script;
