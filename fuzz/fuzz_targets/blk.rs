@@ -15,7 +15,7 @@ use hostel::virtio::driver::DriverQueue;
 use hostel::virtio::function::{ACKNOWLEDGE, DRIVER, DRIVER_OK, FEATURES_OK, NEEDS_RESET, VirtioFunction};
 use hostel::virtio::rig::{Request, Rig, Via};
 use hostel::virtio::rings::Descriptor;
-use hostel_fuzz::hostile::Script;
+use hostel_fuzz::hostile::{HANG, Script};
 use hostel_fuzz::knob::Knob;
 use libfuzzer_sys::fuzz_target;
 use std::cell::RefCell;
@@ -23,7 +23,6 @@ use std::fs::File;
 use std::os::unix::fs::FileExt;
 use std::path::PathBuf;
 use std::sync::Arc;
-use std::time::Duration;
 
 const RINGS: u64 = 0x1000;
 const ENTRIES: u16 = 16;
@@ -31,8 +30,6 @@ const HEADER: u64 = 0x8000;
 const SIZE: usize = 512 * 64;
 /// What the disk holds at first.
 static CONTENT: [u8; SIZE] = [0xdd; SIZE];
-/// Longer than a request of any form takes, also where its thread has the lowest priority of a busy host.
-const HANG: Duration = Duration::from_secs(100);
 
 #[derive(Arbitrary, Debug)]
 enum Step {

@@ -11,6 +11,7 @@ use hostel::backend::block::image::{DiskFormat, SECTOR};
 use hostel::event_loop::{self, Interest};
 use hostel::memory::map::{GuestRange, MemoryMap};
 use hostel::memory::ram::GuestRam;
+use hostel_fuzz::hostile::HANG;
 use hostel_fuzz::knob::Knob;
 use libfuzzer_sys::fuzz_target;
 use std::fs::File;
@@ -18,7 +19,6 @@ use std::os::fd::AsRawFd;
 use std::os::unix::fs::FileExt;
 use std::path::Path;
 use std::sync::Arc;
-use std::time::Duration;
 
 /// Most bytes of a cluster that the format knows.
 const CLUSTER_MAX: u64 = 2 << 20;
@@ -28,8 +28,6 @@ const CLUSTER: usize = 1 << CLUSTER_BITS;
 const COPIED: u64 = 1 << 63;
 /// What the image's header says of the disk's size.
 const SIZE: u64 = 2 << 20;
-/// Longer than a request of any form takes, also where its thread has the lowest priority of a busy host.
-const HANG: Duration = Duration::from_secs(100);
 
 #[derive(Arbitrary, Debug)]
 struct Input {

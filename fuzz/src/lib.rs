@@ -8,4 +8,5 @@ pub mod elf_file;
 pub mod hostile;
 pub mod knob;
 pub mod machine;
+pub mod tar_file;
 pub mod watched;

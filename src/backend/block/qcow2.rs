@@ -4,7 +4,8 @@
 //! it, or is refused, and so is one whose data are in another file. Whatever an image's tables say, its file never gets longer than one of
 //! that size that is full ([`Bounded`]). Bytes go through
 //! a buffer of bounded size, for nobody may have a reference to guest memory. The tables' cache is written to the file whenever
-//! [`Qcow2::settle`] is called, so what was acknowledged after that is not lost with the process.
+//! [`Qcow2::settle`] is called, so what was acknowledged after that is not lost with the process. It holds 128 tables of the second level
+//! and 32 blocks of counts at most, each as large as a cluster, beside the tables that lead to them, of 32 MiB each at most.
 //! Source: QEMU docs/interop/qcow2.txt.
 
 use super::bounded::Bounded;

@@ -3,7 +3,7 @@
 //! Source: OCI Image Specification "Image Layout", "Content Descriptors".
 
 use super::budget::PIECE;
-use super::error::Problem;
+use super::error::{Problem, shown};
 use serde_json::Value;
 use sha2::{Digest, Sha256};
 use std::fs::{File, OpenOptions};
@@ -82,7 +82,8 @@ impl Blobs {
     /// It is not there, not what its descriptor says, or no such document.
     pub fn document(&self, descriptor: &Descriptor) -> Result<Value, Problem> {
         if descriptor.size > DOCUMENT_MAX {
-            return Err(Problem::Layout(format!("{}: a document of {} bytes", descriptor.digest, descriptor.size)));
+            let digest = shown(&descriptor.digest);
+            return Err(Problem::Layout(format!("{digest}: a document of {} bytes", descriptor.size)));
         }
         let mut text = Vec::new();
         self.with(descriptor, &mut |blob| {
@@ -105,7 +106,7 @@ impl Blobs {
         let hex = digest.strip_prefix("sha256:").filter(|hex| {
             hex.len() == 2 * Sha256::output_size() && hex.bytes().all(|c| matches!(c, b'0'..=b'9' | b'a'..=b'f'))
         });
-        let hex = hex.ok_or_else(|| Problem::Layout(format!("{digest:?} is no digest by SHA-256")))?;
+        let hex = hex.ok_or_else(|| Problem::Layout(format!("\"{}\" is no digest by SHA-256", shown(digest))))?;
         let failed = |source| Problem::Blob { digest: digest.clone(), source };
         let file = open_file(&self.directory.join(hex)).map_err(failed)?;
         let found = file.metadata().map_err(failed)?.len();

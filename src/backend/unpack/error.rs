@@ -5,6 +5,11 @@ use rustix::io::Errno;
 use std::io;
 use std::path::{Path, PathBuf};
 
+/// Most bytes of a name or a text that are shown.
+const SHOWN_MAX: usize = 256;
+/// Most parts of a list that are shown.
+const LISTED_MAX: usize = 4;
+
 /// An archive that cannot be unpacked.
 #[derive(Debug, thiserror::Error)]
 #[error("unpack {}: {problem}", path.display())]
@@ -15,11 +20,11 @@ pub struct UnpackError {
     pub problem: Problem,
 }
 
-/// What is wrong. Names are shown without control characters.
+/// What is wrong, in one line of bounded length, whatever the archive says.
 #[derive(Debug, thiserror::Error)]
 pub enum Problem {
     /// It cannot be read: the host, or what it is made of.
-    #[error(transparent)]
+    #[error("{}", told(.0))]
     Read(#[from] io::Error),
     /// Not a tar archive.
     #[error("it is no tar archive, plain or packed by gzip, zstd or xz")]
@@ -109,7 +114,7 @@ pub enum Fault {
     #[error("the archive ends in the middle of it")]
     Truncated,
     /// What the host says.
-    #[error(transparent)]
+    #[error("{}", told(.0))]
     Host(#[from] io::Error),
 }
 
@@ -137,6 +142,30 @@ impl From<Errno> for Fault {
 impl Fault {
     /// The problem of the member of this name.
     pub fn of(self, name: &[u8]) -> Problem {
-        Problem::Member { name: name.escape_ascii().to_string(), fault: self }
+        Problem::Member { name: shown(name), fault: self }
+    }
+}
+
+/// What an archive or a layout says, as it may be shown: without control characters, and not all of what is longer than any name.
+pub fn shown(said: impl AsRef<[u8]>) -> String {
+    let said = said.as_ref();
+    let (front, more) = said.split_at(said.len().min(SHOWN_MAX));
+    format!("{}{}", front.escape_ascii(), if more.is_empty() { "" } else { "..." })
+}
+
+/// What an error says: that of a decoder, or of the crate `tar`, has parts of the archive in it.
+fn told(error: &io::Error) -> String {
+    let text = error.to_string();
+    let shown = text.chars().take(SHOWN_MAX);
+    shown.map(|c| if c.is_control() { char::REPLACEMENT_CHARACTER } else { c }).collect()
+}
+
+/// The first of a list, as they may be shown, and how many there are besides.
+pub fn listed(all: &[String]) -> String {
+    let (front, more) = all.split_at(all.len().min(LISTED_MAX));
+    let front: Vec<_> = front.iter().map(shown).collect();
+    match more.len() {
+        0 => front.join(", "),
+        more => format!("{} and {more} more", front.join(", ")),
     }
 }

@@ -5,7 +5,7 @@
 //! Sources: OCI Image Specification "Image Index", "Image Manifest", "Image Configuration".
 
 use super::blobs::{self, Blobs, Descriptor, text};
-use super::error::Problem;
+use super::error::{Problem, listed, shown};
 use serde_json::Value;
 use std::path::Path;
 
@@ -13,6 +13,8 @@ use std::path::Path;
 const PLATFORM: (&str, &str) = ("linux", "amd64");
 /// Most documents that are read to find an image.
 const DOCUMENTS_MAX: usize = 64;
+/// Most descriptors that are looked at for it: a document of 4 MiB has room for very many, and each is compared with all others.
+const DESCRIPTORS_MAX: usize = 4096;
 /// Most layers.
 const LAYERS_MAX: usize = 512;
 
@@ -51,14 +53,14 @@ pub fn image(layout: &Path, blobs: &Blobs) -> Result<Image, Problem> {
     let configuration = blobs.document(&Descriptor::of(&manifest["config"])?)?;
     let (os, architecture) = (text(&configuration["os"]), text(&configuration["architecture"]));
     if (os.as_str(), architecture.as_str()) != PLATFORM {
-        return Err(Problem::Layout(format!("its image is for {os} on {architecture}")));
+        return Err(Problem::Layout(format!("its image is for {} on {}", shown(os), shown(architecture))));
     }
     let layers = Descriptor::list(&manifest["layers"])?;
     if layers.len() > LAYERS_MAX {
         return Err(Problem::Layout(format!("{} layers: {LAYERS_MAX} at most", layers.len())));
     }
     if let Some(layer) = layers.iter().find(|layer| !is_layer(&layer.media_type)) {
-        return Err(Problem::Layout(format!("a layer of kind {:?} is not known", layer.media_type)));
+        return Err(Problem::Layout(format!("a layer of kind \"{}\" is not known", shown(&layer.media_type))));
     }
     Ok(Image { command: command(&configuration["config"])?, layers })
 }
@@ -67,6 +69,11 @@ pub fn image(layout: &Path, blobs: &Blobs) -> Result<Image, Problem> {
 fn choose(layout: &Path, blobs: &Blobs) -> Result<Descriptor, Problem> {
     let mut open = Descriptor::list(&blobs::document(&layout.join("index.json"))?["manifests"])?;
     let (mut found, mut others, mut read) = (Vec::<Descriptor>::new(), Vec::new(), 0);
+    let is_too_much = |count: usize| match count {
+        ..=DESCRIPTORS_MAX => Ok(()),
+        _ => Err(Problem::Layout(format!("more than {DESCRIPTORS_MAX} images"))),
+    };
+    is_too_much(open.len())?;
     while let Some(descriptor) = open.pop() {
         match &descriptor.platform {
             Some((os, architecture)) if (os.as_str(), architecture.as_str()) != PLATFORM => {
@@ -78,6 +85,7 @@ fn choose(layout: &Path, blobs: &Blobs) -> Result<Descriptor, Problem> {
                     return Err(Problem::Layout(format!("more than {DOCUMENTS_MAX} indexes")));
                 }
                 open.extend(Descriptor::list(&blobs.document(&descriptor)?["manifests"])?);
+                is_too_much(open.len() + found.len() + others.len())?;
             }
             _ if found.iter().any(|other| other.digest == descriptor.digest) => {}
             _ => found.push(descriptor),
@@ -86,14 +94,14 @@ fn choose(layout: &Path, blobs: &Blobs) -> Result<Descriptor, Problem> {
     match found.as_slice() {
         [one] => Ok(one.clone()),
         [] if others.is_empty() => Err(Problem::Layout("it has no image".into())),
-        [] => Err(Problem::Layout(format!("it has no image for linux on amd64, but for {}", others.join(", ")))),
+        [] => Err(Problem::Layout(format!("it has no image for linux on amd64, but for {}", listed(&others)))),
         several => {
             let name = |image: &Descriptor| image.reference.clone().unwrap_or_else(|| image.digest.clone());
             let names: Vec<_> = several.iter().map(name).collect();
             Err(Problem::Layout(format!(
                 "it has {} images ({}): copy one into a layout of its own (skopeo copy oci:DIR:NAME oci:NEW)",
                 names.len(),
-                names.join(", ")
+                listed(&names)
             )))
         }
     }

@@ -206,6 +206,12 @@ fn broken_archives_are_told_apart() {
         let said = of(&archive(&[(name, is)])).to_string();
         assert!(said.contains(want), "{said}");
     }
+    // A number that is none is told with what stands there.
+    let mut odd = header("x", Is::File(b""), 0o644);
+    odd.as_old_mut().uid = *b"0\x1b[2J\n1\0";
+    odd.set_cksum();
+    let said = of(&[&odd.as_bytes()[..], &[0; 1024]].concat()).to_string();
+    assert!(said.contains("numeric field") && !said.contains(char::is_control), "{said:?}");
     let file_as_directory = of(&archive(&[("a", Is::File(b"x")), ("a/b", Is::File(b"x"))]));
     assert!(matches!(file_as_directory, Problem::Member { fault: Fault::Host(_), .. }), "{file_as_directory}");
     let mut unknown = header("x", Is::File(b""), 0o644);
@@ -395,6 +401,24 @@ fn layouts_that_lie_are_told_apart() {
     assert!(with(&|image| image["size"] = json!(1u64 << 40)).contains("a document of"));
     assert!(with(&|image| image["size"] = json!(-1)).contains("without digest or size"));
     assert!(with(&|image| *image = json!([])).contains("without digest or size"));
+    // Whatever is said is told in a line that is no longer than one.
+    let hostile = "line\nend\x1b[2J".repeat(1000);
+    let of_platform = |image: &mut Value| image["platform"] = json!({"architecture": "amd64", "os": hostile});
+    let named = (0..9).map(|number| {
+        let mut image = image.clone();
+        image["digest"] = json!(format!("sha256:{number:064}"));
+        image["annotations"] = json!({"org.opencontainers.image.ref.name": hostile});
+        image
+    });
+    for said in [
+        with(&|image| image["digest"] = json!(hostile)),
+        with(&|image| (image["digest"], image["size"]) = (json!(hostile), json!(1u64 << 40))),
+        with(&of_platform),
+        problem(&named.collect::<Vec<_>>()),
+    ] {
+        assert!(!said.contains(char::is_control) && said.len() < 2000, "{said:?}");
+    }
+    assert!(problem(&vec![image.clone(); 5000]).contains("more than 4096 images"));
     // An index that leads to itself cannot be made; one that leads to very many can.
     let mut index = layout.nested(&[]);
     for _ in 0..8 {
