@@ -17,6 +17,8 @@ pub mod last_lines;
 pub mod local_socket;
 pub mod monitor;
 pub mod net_addresses;
+pub mod net_cable;
+pub mod net_joint;
 pub mod net_offload;
 pub mod net_passt;
 pub mod net_pcap;

@@ -98,6 +98,14 @@ impl NetPort for Captured {
         self.port.fd()
     }
 
+    fn room_fd(&self) -> Option<BorrowedFd<'_>> {
+        self.port.room_fd()
+    }
+
+    fn has_moved(&mut self) -> bool {
+        self.port.has_moved()
+    }
+
     fn wants_room(&self) -> bool {
         self.port.wants_room()
     }

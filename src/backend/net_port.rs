@@ -70,6 +70,16 @@ pub trait NetPort: Send {
     /// What to wait for: frames that come, and room for those that go. `None` when the other side has gone for good.
     fn fd(&self) -> Option<BorrowedFd<'_>>;
 
+    /// What to wait for where there is no room, if that is something else.
+    fn room_fd(&self) -> Option<BorrowedFd<'_>> {
+        self.fd()
+    }
+
+    /// Whether what to wait for is another descriptor than when this was asked last.
+    fn has_moved(&mut self) -> bool {
+        false
+    }
+
     /// Whether something is taken and not sent, so that there is something to do when there is room again.
     fn wants_room(&self) -> bool {
         false

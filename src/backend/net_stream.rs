@@ -6,10 +6,14 @@
 //!
 //! | bytes | from | says |
 //! |---|---|---|
-//! | ff "hostel" 01 | a machine, before all else | from here on frames come with their virtio header, and are wanted so |
+//! | ff "hostel" 02 | a machine, before all else | from here on frames come with their virtio header, and are wanted so |
 //! | the same | the switch | granted: from here on frames come so |
 //! | 80 00 00 NN | a machine, at any time | its driver does this itself: 1 checksums, 2 and 4 segments of TCP over IPv4 and IPv6 |
+//! | 81 00 00 CC | a machine | it sends by cable CC now: this was the last that came here |
+//! | 82 00 NN CC | the switch, with a socket | that is cable CC, to a machine whose driver does NN |
+//! | 83 00 00 CC | the switch | the other end has sent its last here: the next comes by cable CC |
 //!
+//! A cable (`net_cable.rs`) carries frames with their header and no words.
 //! A QEMU says nothing of the kind, and its frames go as they always did.
 //! Source: passt(1) "--socket", which names QEMU's protocol.
 
@@ -17,8 +21,12 @@ use super::net_port::{
     Arrived, FRAME_MAX, GUEST_CSUM, GUEST_TSO4, GUEST_TSO6, HEADER_BYTES, NOTHING_LEFT, NetPort, OFFLOADS, Sent,
 };
 use rustix::io::Errno;
-use rustix::net::{RecvFlags, SendFlags, recv, send};
-use std::mem;
+use rustix::net::{
+    RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, SendAncillaryBuffer, SendAncillaryMessage, SendFlags, recv,
+    recvmsg, send, sendmsg,
+};
+use std::io::{IoSlice, IoSliceMut};
+use std::mem::{self, MaybeUninit};
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
 /// Bytes of a length.
@@ -34,11 +42,19 @@ const PIECE_BYTES: usize = 32 << 10;
 /// Bytes that are taken to be sent, beyond what the socket takes.
 const OUTPUT_BYTES: usize = 4 * RECORD_MAX;
 
+/// The same for a cable. What comes beyond is lost (`net_cable.rs`), and a switch, which has these in place of one, would have had as much.
+const CABLE_BYTES: usize = 2 * OUTPUT_BYTES;
+
 /// What a machine says first, and what it is answered.
-const HELLO: [u8; 8] = *b"\xffhostel\x01";
+const HELLO: [u8; 8] = *b"\xffhostel\x02";
 /// A word that no length is.
 const WORD: u32 = 1 << 31;
-/// The word that tells what a machine's driver does itself, a bit each in this order.
+/// What a word says, in its upper half: what the sender's driver does; it sends by a cable; here is one; the other end sends by it.
+const DOES_WORD: u32 = 0x8000 << 16;
+const MOVED_WORD: u32 = 0x8100 << 16;
+const CABLE_WORD: u32 = 0x8200 << 16;
+const END_WORD: u32 = 0x8300 << 16;
+/// The bits of the word that tells what a machine's driver does itself, a bit each in this order.
 const DOES: [u64; 3] = [GUEST_CSUM, GUEST_TSO4, GUEST_TSO6];
 
 /// Which words the other side may say.
@@ -50,8 +66,21 @@ enum Words {
     Hello,
     /// [`HELLO`], behind frames that nobody wanted: a machine waits for the answer.
     Answer,
-    /// What its driver does.
-    Does,
+    /// What its driver does, and that it sends by a cable: a switch hears them.
+    OfMachine,
+    /// Of cables: a machine hears them.
+    OfSwitch,
+}
+
+/// What the other side has said of cables.
+#[derive(Debug)]
+pub(super) enum Heard {
+    /// The machine has sent its last here, and goes on by this cable.
+    Moved(u8),
+    /// Here is one, to a machine whose driver does this.
+    Cable(OwnedFd, u8, u64),
+    /// The next comes by this one.
+    End(u8),
 }
 
 /// One end of such a stream.
@@ -77,8 +106,16 @@ pub struct NetStream {
     words: Words,
     /// Frames have their header, both ways.
     headers: bool,
-    /// What the other machine's driver does itself.
-    does: u64,
+    /// What the other machine's driver does itself; `None` until it has said so.
+    does: Option<u64>,
+    /// The last word of cables, until somebody asks; nothing behind it is looked at before.
+    heard: Option<Heard>,
+    /// The socket that came with what was read.
+    passed: Option<OwnedFd>,
+    /// Nothing can be sent any more. What has come can still be read.
+    shut: bool,
+    /// Bytes that are taken to be sent, beyond what the socket takes.
+    output_max: usize,
 }
 
 impl NetStream {
@@ -98,8 +135,17 @@ impl NetStream {
             blocked: false,
             words: Words::None,
             headers: false,
-            does: 0,
+            does: None,
+            heard: None,
+            passed: None,
+            shut: false,
+            output_max: OUTPUT_BYTES,
         }
+    }
+
+    /// An end of a cable between two machines.
+    pub(super) fn of_cable(socket: OwnedFd) -> NetStream {
+        NetStream { headers: true, output_max: CABLE_BYTES, ..NetStream::new(socket) }
     }
 
     /// The switch's end: whoever is at the other may say that it is a machine of Hostel's.
@@ -120,24 +166,98 @@ impl NetStream {
         while self.words == Words::Answer && self.peek().is_some() {
             self.take();
         }
-        self.words == Words::None
+        self.words == Words::OfSwitch
     }
 
     /// What the other machine's driver does itself, of the offloads.
     pub(super) fn does(&self) -> u64 {
+        self.does.unwrap_or_default()
+    }
+
+    /// The same, if it is a machine whose driver has come.
+    pub(super) fn driver_does(&self) -> Option<u64> {
         self.does
     }
 
+    /// What was said of cables. Frames that came before were looked at before it.
+    pub(super) fn heard(&mut self) -> Option<Heard> {
+        self.heard.take()
+    }
+
+    /// Whether nothing can be sent any more.
+    pub(super) fn is_shut(&self) -> bool {
+        self.shut
+    }
+
+    /// Whether all that was taken has gone.
+    pub(super) fn has_sent_all(&self) -> bool {
+        self.pending() == 0
+    }
+
+    /// Says, behind all that was taken, that the other end of cable `number` has sent its last here.
+    pub(super) fn say_end(&mut self, number: u8) {
+        self.output.extend((END_WORD | u32::from(number)).to_be_bytes());
+    }
+
+    /// Says that the next goes by cable `number`. False: there is something to be sent before, or no room now.
+    pub(super) fn say_moved(&mut self, number: u8) -> bool {
+        let word = (MOVED_WORD | u32::from(number)).to_be_bytes();
+        self.has_sent_all() && self.say(&word, &mut SendAncillaryBuffer::default())
+    }
+
+    /// Gives the machine its end of cable `number`, and what the driver at the other end does. False: as for [`NetStream::say_moved`].
+    pub(super) fn give_cable(&mut self, number: u8, end: BorrowedFd<'_>, does: u64) -> bool {
+        let word = CABLE_WORD | does_bits(does) << 8 | u32::from(number);
+        let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(1))];
+        let mut with = SendAncillaryBuffer::new(&mut space);
+        let ends = [end];
+        with.push(SendAncillaryMessage::ScmRights(&ends))
+            && self.has_sent_all()
+            && self.say(&word.to_be_bytes(), &mut with)
+    }
+
+    /// Sends a word past the output. A socket takes so few bytes whole or not at all.
+    fn say(&self, word: &[u8; LENGTH_BYTES], with: &mut SendAncillaryBuffer<'_, '_, '_>) -> bool {
+        let flags = SendFlags::DONTWAIT | SendFlags::NOSIGNAL;
+        self.socket.as_ref().is_some_and(|socket| sendmsg(socket, &[IoSlice::new(word)], with, flags).is_ok())
+    }
+
+    /// Takes out the frames that have not gone, or not whole, as another stream with headers takes them.
+    pub(super) fn unsent(&mut self) -> Vec<u8> {
+        let start = self.record_begun();
+        (self.sent, self.piece_end) = (0, 0);
+        mem::take(&mut self.output).split_off(start)
+    }
+
+    /// Puts in what [`NetStream::unsent`] gave, whatever is there already.
+    pub(super) fn put_records(&mut self, records: &[u8]) {
+        self.output.extend(records);
+    }
+
+    /// Where in the output the record begins of which a part has gone; for a stream without words.
+    fn record_begun(&self) -> usize {
+        let mut start = 0;
+        while let Some(length) = self.output[start..].first_chunk().map(|word| u32::from_be_bytes(*word) as usize) {
+            if start + LENGTH_BYTES + length > self.sent {
+                break;
+            }
+            start += LENGTH_BYTES + length;
+        }
+        start
+    }
+
     fn hang_up(&mut self) {
-        self.socket = None;
+        (self.socket, self.shut) = (None, true);
         (self.start, self.end) = (0, 0);
-        self.output.clear();
-        (self.sent, self.piece_end, self.word) = (0, 0, None);
+        self.word = None;
     }
 
     /// Length of the record at the front of the input behind its length, if it is there whole. Words before it are heard.
     fn whole_record(&mut self) -> Option<usize> {
         loop {
+            if self.heard.is_some() {
+                return None;
+            }
             let there = &self.input[self.start..self.end];
             let word = u32::from_be_bytes(*there.first_chunk()?);
             let length = word as usize;
@@ -148,7 +268,8 @@ impl NetStream {
                 }
                 return (there.len() >= LENGTH_BYTES + length).then_some(length);
             }
-            match self.words {
+            let words = self.words;
+            match words {
                 Words::Hello | Words::Answer if HELLO.starts_with(&there[..there.len().min(HELLO.len())]) => {
                     if there.len() < HELLO.len() {
                         return None;
@@ -158,16 +279,12 @@ impl NetStream {
                     if self.words == Words::Hello {
                         self.output.extend(HELLO);
                         self.flush();
-                        self.words = Words::Does;
+                        self.words = Words::OfMachine;
                     } else {
-                        self.words = Words::None;
+                        self.words = Words::OfSwitch;
                     }
                 }
-                Words::Does if word & !0x7 == WORD => {
-                    self.start += LENGTH_BYTES;
-                    let does = |(bit, feature): (usize, &u64)| if word & (1 << bit) != 0 { *feature } else { 0 };
-                    self.does = DOES.iter().enumerate().map(does).sum();
-                }
+                Words::OfMachine | Words::OfSwitch if self.hear(word) => self.start += LENGTH_BYTES,
                 // No frame is that long: the stream is out of step for good.
                 _ => {
                     self.hang_up();
@@ -177,6 +294,22 @@ impl NetStream {
         }
     }
 
+    /// Hears a word of a machine or of a switch. False: neither says such a thing.
+    fn hear(&mut self, word: u32) -> bool {
+        let [_, _, does, number] = word.to_be_bytes();
+        match (self.words, word & 0xffff_0000) {
+            (Words::OfMachine, DOES_WORD) if word & 0xfff8 == 0 => self.does = Some(features_of(word)),
+            (Words::OfMachine, MOVED_WORD) if does == 0 => self.heard = Some(Heard::Moved(number)),
+            (Words::OfSwitch, END_WORD) if does == 0 => self.heard = Some(Heard::End(number)),
+            (Words::OfSwitch, CABLE_WORD) if does < 8 => {
+                let Some(end) = self.passed.take() else { return false };
+                self.heard = Some(Heard::Cable(end, number, features_of(does.into())));
+            }
+            _ => return false,
+        }
+        true
+    }
+
     /// Reads what has come. False: nothing new.
     fn fill(&mut self) -> bool {
         let Some(socket) = &self.socket else { return false };
@@ -184,9 +317,14 @@ impl NetStream {
             self.input.copy_within(self.start..self.end, 0);
             (self.start, self.end) = (0, self.end - self.start);
         }
-        match recv(socket, &mut self.input[self.end..], RecvFlags::DONTWAIT) {
-            Ok((0, _)) => self.hang_up(),
-            Ok((count, _)) => {
+        let room = &mut self.input[self.end..];
+        let read = match self.words {
+            Words::OfSwitch => read_with_socket(socket, room, &mut self.passed),
+            _ => recv(socket, room, RecvFlags::DONTWAIT).map(|(count, _)| count),
+        };
+        match read {
+            Ok(0) => self.hang_up(),
+            Ok(count) => {
                 self.end += count;
                 self.drained = self.end < self.input.len();
                 return true;
@@ -200,10 +338,10 @@ impl NetStream {
     /// Whether there is room for a frame of `bytes`, behind a word that waits. Sends on what is in its way, but does not ask a
     /// socket again that is full: who calls may have many frames for it.
     fn has_room(&mut self, bytes: usize) -> bool {
-        if self.pending() + bytes > OUTPUT_BYTES && !self.blocked {
+        if self.pending() + bytes > self.output_max && !self.blocked {
             self.flush();
         }
-        if self.pending() + bytes > OUTPUT_BYTES {
+        if self.pending() + bytes > self.output_max {
             return false;
         }
         self.put_word();
@@ -243,14 +381,13 @@ impl NetPort for NetStream {
 
     fn start(&mut self, features: u64) {
         if self.headers {
-            let word = DOES.iter().enumerate().filter(|(_, feature)| features & *feature != 0);
-            self.word = Some(word.fold(WORD, |word, (bit, _)| word | 1 << bit));
+            self.word = Some(DOES_WORD | does_bits(features));
             self.flush();
         }
     }
 
     fn send(&mut self, header: &[u8; HEADER_BYTES], frame: &[u8]) -> Sent {
-        if self.socket.is_none() {
+        if self.shut {
             return Sent::Taken;
         }
         let header = if self.headers { &header[..] } else { &[] };
@@ -265,7 +402,10 @@ impl NetPort for NetStream {
     }
 
     fn flush(&mut self) {
-        if self.pending() <= OUTPUT_BYTES {
+        if self.shut {
+            return;
+        }
+        if self.pending() <= self.output_max {
             self.put_word();
         }
         self.blocked = false;
@@ -279,13 +419,19 @@ impl NetPort for NetStream {
                 Err(Errno::AGAIN | Errno::INTR) => {
                     self.blocked = true;
                     // What has gone is dropped when that is worth the move of the rest.
-                    if self.sent >= OUTPUT_BYTES / 2 {
-                        self.output.drain(..self.sent);
-                        (self.sent, self.piece_end) = (0, self.piece_end - self.sent);
+                    if self.sent >= self.output_max / 2 {
+                        // Of a cable, from where its frames could be sent again.
+                        let gone =
+                            if self.words == Words::None && self.headers { self.record_begun() } else { self.sent };
+                        self.output.drain(..gone);
+                        (self.sent, self.piece_end) = (self.sent - gone, self.piece_end - gone);
                     }
                     return;
                 }
-                Err(_) => self.hang_up(),
+                Err(_) => {
+                    self.shut = true;
+                    return;
+                }
             }
         }
         self.output.clear();
@@ -295,7 +441,7 @@ impl NetPort for NetStream {
     fn peek(&mut self) -> Option<Arrived<'_>> {
         let length = match self.whole_record() {
             Some(length) => length,
-            None if mem::take(&mut self.drained) || !self.fill() => return None,
+            None if self.heard.is_some() || mem::take(&mut self.drained) || !self.fill() => return None,
             None => self.whole_record().or_else(|| {
                 self.drained = false;
                 None
@@ -319,8 +465,34 @@ impl NetPort for NetStream {
     }
 
     fn wants_room(&self) -> bool {
-        self.sent < self.output.len()
+        self.sent < self.output.len() && !self.shut
     }
+}
+
+/// Offloads as the bits of a word.
+fn does_bits(features: u64) -> u32 {
+    let done = DOES.iter().enumerate().filter(|(_, feature)| features & *feature != 0);
+    done.fold(0, |bits, (bit, _)| bits | 1 << bit)
+}
+
+/// The other way round.
+fn features_of(bits: u32) -> u64 {
+    let does = |(bit, feature): (usize, &u64)| if bits & (1 << bit) != 0 { *feature } else { 0 };
+    DOES.iter().enumerate().map(does).sum()
+}
+
+/// Reads what has come, and a socket that came with it.
+fn read_with_socket(socket: &OwnedFd, room: &mut [u8], passed: &mut Option<OwnedFd>) -> Result<usize, Errno> {
+    let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(1))];
+    let mut with = RecvAncillaryBuffer::new(&mut space);
+    let flags = RecvFlags::DONTWAIT | RecvFlags::CMSG_CLOEXEC;
+    let read = recvmsg(socket, &mut [IoSliceMut::new(room)], &mut with, flags)?.bytes;
+    for message in with.drain() {
+        if let RecvAncillaryMessage::ScmRights(sockets) = message {
+            *passed = sockets.last().or(passed.take());
+        }
+    }
+    Ok(read)
 }
 
 #[cfg(test)]
@@ -466,11 +638,18 @@ mod tests {
         };
         assert!(!ends(NetStream::of_switch, b"\xffhos") && !ends(NetStream::of_switch, &HELLO));
         assert!(ends(NetStream::new, &HELLO), "nobody asked");
-        assert!(ends(NetStream::of_switch, b"\xffhostel\x02"), "another version");
+        assert!(ends(NetStream::of_switch, b"\xffhostel\x01"), "another version");
         assert!(ends(NetStream::of_switch, b"\x80\0\0\x01"), "not greeted");
-        assert!(ends(NetStream::of_switch, b"\0\0\0\x01x\xffhostel\x01"), "too late");
+        assert!(ends(NetStream::of_switch, b"\0\0\0\x01x\xffhostel\x02"), "too late");
         let greeted = |more: &[u8]| ends(NetStream::of_switch, &[&HELLO, more].concat());
         assert!(!greeted(b"\x80\0\0\x07\x80\0\0\0") && greeted(b"\x80\0\0\x08") && greeted(&HELLO));
         assert!(greeted(b"\0\0\0\x0bshort headr"), "shorter than a header");
+        // Of cables: a machine says where it goes on, a switch gives a socket.
+        assert!(!greeted(b"\x81\0\0\x05") && greeted(b"\x81\0\x01\x05"));
+        assert!(greeted(b"\x82\0\x07\x05") && greeted(b"\x83\0\0\x05") && greeted(b"\x84\0\0\x05"));
+        let answered = |more: &[u8]| ends(NetStream::to_switch, &[&HELLO, more].concat());
+        assert!(!answered(b"\x83\0\0\x05") && answered(b"\x83\0\x01\x05"));
+        assert!(answered(b"\x82\0\x07\x05"), "without its socket");
+        assert!(answered(b"\x81\0\0\x05") && answered(b"\x80\0\0\x05"));
     }
 }

@@ -4,6 +4,7 @@
 //! A port is a connection to its Unix socket, frames behind their length as in `net_stream.rs`, so QEMU's `-netdev stream` may join.
 //! What happens between the ports stands in `net_switch_ports.rs`.
 
+use super::net_cable::SwitchPort;
 use super::net_port::NetPort;
 use super::net_stream::NetStream;
 use super::net_switch_ports::{Counts, Switch};
@@ -62,7 +63,7 @@ pub fn is_name(name: &str) -> bool {
 ///
 /// # Errors
 /// It cannot be started or reached.
-pub fn connect(name: &str) -> Result<NetStream, SwitchError> {
+pub fn connect(name: &str) -> Result<SwitchPort, SwitchError> {
     let path = directory()?.join(format!("{name}.sock"));
     let until = Instant::now() + APPEARS_WITHIN;
     let mut started: Option<Instant> = None;
@@ -87,7 +88,7 @@ pub fn connect(name: &str) -> Result<NetStream, SwitchError> {
 }
 
 /// Says that a machine of Hostel's is here, and waits for the switch's answer.
-fn greet(socket: UnixStream, until: Instant) -> io::Result<NetStream> {
+fn greet(socket: UnixStream, until: Instant) -> io::Result<SwitchPort> {
     let mut port = NetStream::to_switch(OwnedFd::from(socket));
     while !port.is_greeted() {
         let left = until.saturating_duration_since(Instant::now());
@@ -99,7 +100,7 @@ fn greet(socket: UnixStream, until: Instant) -> io::Result<NetStream> {
         }
         event_loop::wait(&[Interest { token: (), fd, output: false }], Some(left))?;
     }
-    Ok(port)
+    Ok(SwitchPort::new(port))
 }
 
 /// Is switch `name` until nobody needs it, and tells what became of the frames. `None` where another process is it already.

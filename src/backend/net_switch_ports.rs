@@ -2,13 +2,15 @@
 //!
 //! A frame goes where its address was seen last, or everywhere. Machines of Hostel's send frames whose sums and segments are left
 //! undone; those go on as they are to a machine whose driver does that itself, and are completed for any other port. What a port has no
-//! room for is lost, as on any switch: a slow machine stalls no other. VLAN tags are passed on and mean nothing here. Leaves out
+//! room for is lost, as on any switch: a slow machine stalls no other. Two machines alone are joined by a cable, and their frames do not
+//! come here until somebody else does. VLAN tags are passed on and mean nothing here. Leaves out
 //! spanning trees and filtering of groups. Source: IEEE 802.1D §7.7 (the forwarding process).
 
 use super::net_addresses::{Addresses, Mac, is_one};
+use super::net_joint::Joint;
 use super::net_offload::{Scratch, Work};
 use super::net_port::{Arrived, NOTHING_LEFT, NetPort, Sent};
-use super::net_stream::NetStream;
+use super::net_stream::{Heard, NetStream};
 use crate::event_loop::{self, Interest};
 use std::fmt;
 use std::io;
@@ -30,6 +32,12 @@ pub struct Switch {
     addresses: Addresses,
     scratch: Scratch,
     counts: Counts,
+    /// The cable that was handed out last, whole or shut.
+    joint: Option<Joint>,
+    /// The number of the next.
+    number: u8,
+    /// Ports have changed since it was looked whether two of them can be joined.
+    may_join: bool,
 }
 
 /// The way of the frame before, which many a frame takes too.
@@ -117,7 +125,7 @@ impl Switch {
     }
 
     /// Plugs in whoever is at the other end of `socket`, if there is a port left.
-    fn plug(&mut self, socket: OwnedFd) -> Option<usize> {
+    pub(super) fn plug(&mut self, socket: OwnedFd) -> Option<usize> {
         let free = self.ports.iter().position(Option::is_none).unwrap_or(self.ports.len());
         if free == PORTS_MAX {
             return None;
@@ -126,11 +134,12 @@ impl Switch {
             self.ports.push(None);
         }
         self.ports[free] = Some(Port { stream: NetStream::of_switch(socket), has_more: false });
+        self.part();
         Some(free)
     }
 
     /// Sends on what was forwarded, and takes out who has left.
-    fn finish_turn(&mut self, now: Instant) {
+    pub(super) fn finish_turn(&mut self, now: Instant) {
         for (index, slot) in self.ports.iter_mut().enumerate() {
             if let Some(port) = slot {
                 port.stream.flush();
@@ -138,9 +147,43 @@ impl Switch {
             if slot.as_ref().is_some_and(|port| port.stream.fd().is_none()) {
                 *slot = None;
                 self.addresses.forget_port(index);
+                self.may_join = true;
+                if let Some(joint) = self.joint.take_if(|joint| joint.leads_to(index)) {
+                    joint.shut();
+                }
             }
         }
+        self.join();
         self.addresses.sweep(now);
+    }
+
+    /// Joins two ports, if there are no others and both are machines.
+    fn join(&mut self) {
+        if !self.may_join || self.joint.as_ref().is_some_and(|joint| !joint.is_settled()) {
+            return;
+        }
+        let ports = self.ports.iter_mut().enumerate();
+        let mut ports = ports.filter_map(|(index, port)| port.as_mut().map(|port| (index, &mut port.stream)));
+        let (Some(one), Some(other), None) = (ports.next(), ports.next(), ports.next()) else { return };
+        if let Ok(joint) = Joint::of([one, other], self.number) {
+            // Without one, frames go on coming here.
+            (self.joint, self.may_join) = (joint, false);
+            self.number = self.number.wrapping_add(1);
+        }
+    }
+
+    /// Brings back those who are joined.
+    fn part(&mut self) {
+        self.joint.iter().for_each(Joint::shut);
+        self.may_join = true;
+    }
+
+    /// The machine at port `index` sends by cable `number` now; whatever it sent before has been forwarded.
+    fn moved(&mut self, index: usize, number: u8) {
+        let other = self.joint.as_mut().and_then(|joint| joint.moved(index, number));
+        if let Some(Some(port)) = other.map(|other| &mut self.ports[other]) {
+            port.stream.say_end(number);
+        }
     }
 
     fn flush(&mut self, index: usize) {
@@ -150,18 +193,28 @@ impl Switch {
     }
 
     /// Passes on what has come at port `index`, for one turn.
-    fn forward_from(&mut self, index: usize, now: Instant) {
+    pub(super) fn forward_from(&mut self, index: usize, now: Instant) {
         // Out of the row while it is looked at: it gets none of its own frames.
         let Some(mut port) = self.ports.get_mut(index).and_then(Option::take) else { return };
         port.has_more = true;
+        let does = port.stream.driver_does();
         let mut way = None;
         for _ in 0..FRAMES_AT_ONCE {
-            let Some(arrived) = port.stream.peek() else {
+            if let Some(arrived) = port.stream.peek() {
+                self.forward(index, arrived, &mut way, now);
+                port.stream.take();
+            } else if let Some(heard) = port.stream.heard() {
+                if let Heard::Moved(number) = heard {
+                    self.moved(index, number);
+                }
+            } else {
                 port.has_more = false;
                 break;
-            };
-            self.forward(index, arrived, &mut way, now);
-            port.stream.take();
+            }
+        }
+        if port.stream.driver_does() != does {
+            // Another driver: who sends to it has to know.
+            self.part();
         }
         self.ports[index] = Some(port);
     }

@@ -61,6 +61,11 @@ pub trait VirtioDevice: Send {
         None
     }
 
+    /// Whether what it waits for is another descriptor than when this was asked last.
+    fn waits_elsewhere(&mut self) -> bool {
+        false
+    }
+
     /// Whether it can tell what its host's side has finished without asking the host. Such a device is looked at for a moment before
     /// its thread sleeps: a driver that asks again at once needs no kick then, and what the host finishes soon needs no wake-up.
     fn can_look(&self) -> bool {

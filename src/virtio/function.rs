@@ -261,7 +261,7 @@ impl VirtioFunction {
         let waits = |device: &dyn VirtioDevice| (device.waits_for().is_some(), device.waits_for_room().is_some());
         let waited = waits(&*self.device);
         let worked = work(self);
-        if waits(&*self.device) != waited {
+        if self.device.waits_elsewhere() || waits(&*self.device) != waited {
             self.changed.wake();
         }
         let (interrupts, config_changed) = (self.queues.take_interrupts(), self.queues.take_config_changed());

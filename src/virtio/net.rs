@@ -219,7 +219,11 @@ impl VirtioDevice for Net {
     }
 
     fn waits_for_room(&self) -> Option<BorrowedFd<'_>> {
-        self.port.fd().filter(|_| self.unsent.is_some() || self.port.wants_room())
+        self.port.room_fd().filter(|_| self.unsent.is_some() || self.port.wants_room())
+    }
+
+    fn waits_elsewhere(&mut self) -> bool {
+        self.port.has_moved()
     }
 
     fn waits_for_time(&self) -> Option<BorrowedFd<'_>> {
