@@ -6,6 +6,7 @@ use anyhow::{Context, Result, bail, ensure};
 use std::fs::Permissions;
 use std::io::Read;
 use std::os::unix::fs::PermissionsExt;
+use std::os::unix::net::UnixStream;
 use std::path::Path;
 use std::process::{Child, Command, Stdio};
 use std::thread;
@@ -33,11 +34,23 @@ pub struct Machines {
 }
 
 impl Machines {
-    /// What a sending guest tells, of two of Hostel's machines on a switch.
+    /// What a sending guest tells, of two of Hostel's machines alone on a switch, which joins them.
     pub fn on_switch(&self, words: &str) -> Result<Told> {
-        let net = |number: u8| format!("switch:bench,mac=02:00:00:00:00:0{number}");
-        let answerer = self.start(&mut self.hostel(&net(1), "answer"), Stdio::null())?;
-        self.told(&mut self.hostel(&net(2), words), 0, answerer)
+        let answerer = self.start(&mut self.plugged(1, "answer"), Stdio::null())?;
+        self.told(&mut self.plugged(2, words), 0, answerer)
+    }
+
+    /// The same while somebody else is plugged in, who says nothing: then all frames pass the switch.
+    pub fn on_switch_of_three(&self, words: &str) -> Result<Told> {
+        let answerer = self.start(&mut self.plugged(1, "answer"), Stdio::null())?;
+        let third = UnixStream::connect(format!("{}/hostel/bench.sock", self.directory));
+        let told = self.told(&mut self.plugged(2, words), 0, answerer);
+        third.context("no third port at the switch")?;
+        told
+    }
+
+    fn plugged(&self, number: u8, words: &str) -> Command {
+        self.hostel(&format!("switch:bench,mac=02:00:00:00:00:0{number}"), words)
     }
 
     /// The same under QEMU, joined by a stream.

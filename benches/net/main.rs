@@ -2,8 +2,8 @@
 //!
 //! `cargo bench --bench net`. The machines' part needs KVM: sample guests `net-bench` work in ring 3, at full speed on every KVM,
 //! and count cycles of the time stamp counter. QEMU boots the same file on its machine `microvm`, two of them joined by `-netdev
-//! stream`, or one joined to a passt. Hostel's are joined by a switch, which is one process more on the way, or to the passt of `--net
-//! user`. The guests look at their rings without end, on a host that may have fewer processors than there are threads: so what serves them
+//! stream`, or one joined to a passt. Hostel's are plugged into a switch, which joins them by a cable while they are alone, and is one process
+//! more on the way while a third port is used; or to the passt of `--net user`. The guests look at their rings without end, on a host that may have fewer processors than there are threads: so what serves them
 //! has the higher real-time priority, runs are short and go in turn, and the shortest are compared.
 //! The switch's part of a round trip needs no machine: a client sends a frame, another sends it back, through `hostel switch` and through
 //! `relay.c`.
@@ -51,6 +51,8 @@ fn next_to_qemu(bounds: &mut Bounds, machines: &Machines) -> Result<()> {
     for words in ["small 20000", "bulk 64"] {
         let pair = (|| machines.on_switch(words), || machines.on_stream(words));
         compare(bounds, &format!("{words}, switch to QEMU's stream"), 1.5, pair)?;
+        let pair = (|| machines.on_switch_of_three(words), || machines.on_stream(words));
+        compare(bounds, &format!("{words}, with a third port, switch to QEMU's stream"), 1.5, pair)?;
     }
     let port = sink::start()?;
     for (bytes, count) in [(64, 10_000), (1514, 10_000)] {

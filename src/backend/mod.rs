@@ -27,6 +27,7 @@ pub mod net_stream;
 pub mod net_switch;
 pub mod net_switch_ports;
 pub mod net_tap;
+pub mod net_words;
 pub mod plain_text;
 pub mod rate;
 pub mod send_text;

@@ -41,11 +41,11 @@ impl Joint {
     }
 
     /// The machine at port `index` has sent its last by the switch, and goes on by cable `number`. If that is this one, the port that is
-    /// to hear of it.
+    /// to hear of it; once.
     pub(super) fn moved(&mut self, index: usize, number: u8) -> Option<usize> {
         let side = self.ports.iter().position(|&port| port == index).filter(|_| self.number == number)?;
-        self.moved[side] = true;
-        Some(self.ports[1 - side])
+        let is_first = !std::mem::replace(&mut self.moved[side], true);
+        is_first.then_some(self.ports[1 - side])
     }
 
     /// Whether both have: only then there can be another cable, or what is still in this one would be forgotten for it.
@@ -57,5 +57,20 @@ impl Joint {
     pub(super) fn shut(&self) {
         // It is a socket, and connected.
         let _ = shutdown(&self.end, Shutdown::Both);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::os::unix::net::UnixStream;
+
+    #[test]
+    fn each_end_is_told_once_that_the_other_has_moved() {
+        let end = UnixStream::pair().unwrap().0.into();
+        let mut joint = Joint { number: 7, ports: [3, 5], moved: [false; 2], end };
+        assert_eq!((joint.moved(4, 7), joint.moved(3, 6), joint.is_settled()), (None, None, false));
+        assert_eq!((joint.moved(3, 7), joint.moved(3, 7), joint.is_settled()), (Some(5), None, false));
+        assert_eq!((joint.moved(5, 7), joint.moved(5, 7), joint.is_settled()), (Some(3), None, true));
     }
 }

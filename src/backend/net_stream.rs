@@ -1,25 +1,12 @@
-//! Frames over a stream socket, each behind its length: the protocol of passt and of QEMU's `-netdev stream`, and what Hostel's own
-//! machines and switches add to it.
+//! Frames over a stream socket, each behind its length: the protocol of passt and of QEMU's `-netdev stream`, to which Hostel's own
+//! machines and switches add words (`net_words.rs`).
 //!
-//! Length: 4 bytes, big-endian, of the frame without any virtio header. No such length has its top bit set, so that words which have
-//! are something else:
-//!
-//! | bytes | from | says |
-//! |---|---|---|
-//! | ff "hostel" 02 | a machine, before all else | from here on frames come with their virtio header, and are wanted so |
-//! | the same | the switch | granted: from here on frames come so |
-//! | 80 00 00 NN | a machine, at any time | its driver does this itself: 1 checksums, 2 and 4 segments of TCP over IPv4 and IPv6 |
-//! | 81 00 00 CC | a machine | it sends by cable CC now: this was the last that came here |
-//! | 82 00 NN CC | the switch, with a socket | that is cable CC, to a machine whose driver does NN |
-//! | 83 00 00 CC | the switch | the other end has sent its last here: the next comes by cable CC |
-//!
-//! A cable (`net_cable.rs`) carries frames with their header and no words.
-//! A QEMU says nothing of the kind, and its frames go as they always did.
+//! Length: 4 bytes, big-endian, of the frame without any virtio header; between Hostel's own, with it.
+//! A QEMU says no words, and its frames go as they always did.
 //! Source: passt(1) "--socket", which names QEMU's protocol.
 
-use super::net_port::{
-    Arrived, FRAME_MAX, GUEST_CSUM, GUEST_TSO4, GUEST_TSO6, HEADER_BYTES, NOTHING_LEFT, NetPort, OFFLOADS, Sent,
-};
+use super::net_port::{Arrived, FRAME_MAX, HEADER_BYTES, NOTHING_LEFT, NetPort, OFFLOADS, Sent};
+use super::net_words::{HELLO, WORD, Word};
 use rustix::io::Errno;
 use rustix::net::{
     RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, SendAncillaryBuffer, SendAncillaryMessage, SendFlags, recv,
@@ -41,21 +28,8 @@ const INPUT_BYTES: usize = 4 * RECORD_MAX;
 const PIECE_BYTES: usize = 32 << 10;
 /// Bytes that are taken to be sent, beyond what the socket takes.
 const OUTPUT_BYTES: usize = 4 * RECORD_MAX;
-
 /// The same for a cable. What comes beyond is lost (`net_cable.rs`), and a switch, which has these in place of one, would have had as much.
 const CABLE_BYTES: usize = 2 * OUTPUT_BYTES;
-
-/// What a machine says first, and what it is answered.
-const HELLO: [u8; 8] = *b"\xffhostel\x02";
-/// A word that no length is.
-const WORD: u32 = 1 << 31;
-/// What a word says, in its upper half: what the sender's driver does; it sends by a cable; here is one; the other end sends by it.
-const DOES_WORD: u32 = 0x8000 << 16;
-const MOVED_WORD: u32 = 0x8100 << 16;
-const CABLE_WORD: u32 = 0x8200 << 16;
-const END_WORD: u32 = 0x8300 << 16;
-/// The bits of the word that tells what a machine's driver does itself, a bit each in this order.
-const DOES: [u64; 3] = [GUEST_CSUM, GUEST_TSO4, GUEST_TSO6];
 
 /// Which words the other side may say.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -98,7 +72,7 @@ pub struct NetStream {
     /// Where in `output` what is being sent ends.
     piece_end: usize,
     /// A word that goes before the next frame, once there is room.
-    word: Option<u32>,
+    word: Option<Word>,
     /// The socket gave all that it had the last time, so that it need not be asked again before it is waited for.
     drained: bool,
     /// The socket took no more the last time.
@@ -196,30 +170,27 @@ impl NetStream {
 
     /// Says, behind all that was taken, that the other end of cable `number` has sent its last here.
     pub(super) fn say_end(&mut self, number: u8) {
-        self.output.extend((END_WORD | u32::from(number)).to_be_bytes());
+        self.output.extend(Word::End(number).bytes());
     }
 
     /// Says that the next goes by cable `number`. False: there is something to be sent before, or no room now.
     pub(super) fn say_moved(&mut self, number: u8) -> bool {
-        let word = (MOVED_WORD | u32::from(number)).to_be_bytes();
-        self.has_sent_all() && self.say(&word, &mut SendAncillaryBuffer::default())
+        self.say(Word::Moved(number), &mut SendAncillaryBuffer::default())
     }
 
     /// Gives the machine its end of cable `number`, and what the driver at the other end does. False: as for [`NetStream::say_moved`].
     pub(super) fn give_cable(&mut self, number: u8, end: BorrowedFd<'_>, does: u64) -> bool {
-        let word = CABLE_WORD | does_bits(does) << 8 | u32::from(number);
         let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(1))];
         let mut with = SendAncillaryBuffer::new(&mut space);
         let ends = [end];
-        with.push(SendAncillaryMessage::ScmRights(&ends))
-            && self.has_sent_all()
-            && self.say(&word.to_be_bytes(), &mut with)
+        with.push(SendAncillaryMessage::ScmRights(&ends)) && self.say(Word::Cable(number, does), &mut with)
     }
 
-    /// Sends a word past the output. A socket takes so few bytes whole or not at all.
-    fn say(&self, word: &[u8; LENGTH_BYTES], with: &mut SendAncillaryBuffer<'_, '_, '_>) -> bool {
+    /// Sends a word past the output, which must be empty. A socket takes so few bytes whole or not at all.
+    fn say(&self, word: Word, with: &mut SendAncillaryBuffer<'_, '_, '_>) -> bool {
         let flags = SendFlags::DONTWAIT | SendFlags::NOSIGNAL;
-        self.socket.as_ref().is_some_and(|socket| sendmsg(socket, &[IoSlice::new(word)], with, flags).is_ok())
+        let socket = self.socket.as_ref().filter(|_| self.has_sent_all());
+        socket.is_some_and(|socket| sendmsg(socket, &[IoSlice::new(&word.bytes())], with, flags).is_ok())
     }
 
     /// Takes out the frames that have not gone, or not whole, as another stream with headers takes them.
@@ -296,14 +267,13 @@ impl NetStream {
 
     /// Hears a word of a machine or of a switch. False: neither says such a thing.
     fn hear(&mut self, word: u32) -> bool {
-        let [_, _, does, number] = word.to_be_bytes();
-        match (self.words, word & 0xffff_0000) {
-            (Words::OfMachine, DOES_WORD) if word & 0xfff8 == 0 => self.does = Some(features_of(word)),
-            (Words::OfMachine, MOVED_WORD) if does == 0 => self.heard = Some(Heard::Moved(number)),
-            (Words::OfSwitch, END_WORD) if does == 0 => self.heard = Some(Heard::End(number)),
-            (Words::OfSwitch, CABLE_WORD) if does < 8 => {
+        match (self.words, Word::of(word.to_be_bytes())) {
+            (Words::OfMachine, Some(Word::Does(features))) => self.does = Some(features),
+            (Words::OfMachine, Some(Word::Moved(number))) => self.heard = Some(Heard::Moved(number)),
+            (Words::OfSwitch, Some(Word::End(number))) => self.heard = Some(Heard::End(number)),
+            (Words::OfSwitch, Some(Word::Cable(number, does))) => {
                 let Some(end) = self.passed.take() else { return false };
-                self.heard = Some(Heard::Cable(end, number, features_of(does.into())));
+                self.heard = Some(Heard::Cable(end, number, does));
             }
             _ => return false,
         }
@@ -364,7 +334,7 @@ impl NetStream {
 
     fn put_word(&mut self) {
         if let Some(word) = self.word.take() {
-            self.output.extend(word.to_be_bytes());
+            self.output.extend(word.bytes());
         }
     }
 
@@ -381,7 +351,7 @@ impl NetPort for NetStream {
 
     fn start(&mut self, features: u64) {
         if self.headers {
-            self.word = Some(DOES_WORD | does_bits(features));
+            self.word = Some(Word::Does(features));
             self.flush();
         }
     }
@@ -469,18 +439,6 @@ impl NetPort for NetStream {
     }
 }
 
-/// Offloads as the bits of a word.
-fn does_bits(features: u64) -> u32 {
-    let done = DOES.iter().enumerate().filter(|(_, feature)| features & *feature != 0);
-    done.fold(0, |bits, (bit, _)| bits | 1 << bit)
-}
-
-/// The other way round.
-fn features_of(bits: u32) -> u64 {
-    let does = |(bit, feature): (usize, &u64)| if bits & (1 << bit) != 0 { *feature } else { 0 };
-    DOES.iter().enumerate().map(does).sum()
-}
-
 /// Reads what has come, and a socket that came with it.
 fn read_with_socket(socket: &OwnedFd, room: &mut [u8], passed: &mut Option<OwnedFd>) -> Result<usize, Errno> {
     let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(1))];
@@ -497,6 +455,7 @@ fn read_with_socket(socket: &OwnedFd, room: &mut [u8], passed: &mut Option<Owned
 
 #[cfg(test)]
 mod tests {
+    use super::super::net_port::{GUEST_CSUM, GUEST_TSO6};
     use super::*;
     use std::io::{Read, Write};
     use std::os::unix::net::UnixStream;
