@@ -289,6 +289,20 @@ mod tests {
     }
 
     #[test]
+    fn who_sends_no_frames_by_the_cable_loses_it_and_both_come_back_to_the_switch() {
+        let mut lan = Lan::new(2);
+        lan.settle();
+        let cable = &mut lan.machines[1].cable.as_mut().unwrap().stream;
+        cable.put_records(&[0xff; 8]);
+        cable.flush();
+        assert_eq!(lan.received(0), None);
+        assert!(lan.machines[0].cable.is_none() && lan.machines[0].fd().is_some());
+        lan.send(1, &NOTHING_LEFT, b"by the switch");
+        lan.turn();
+        assert_eq!(lan.received(0).unwrap().2, b"by the switch");
+    }
+
+    #[test]
     fn a_machine_that_never_reads_loses_frames_and_stalls_nobody() {
         let mut lan = Lan::new(2);
         lan.settle();

@@ -9,8 +9,8 @@ use super::net_port::{Arrived, FRAME_MAX, HEADER_BYTES, NOTHING_LEFT, NetPort, O
 use super::net_words::{HELLO, WORD, Word};
 use rustix::io::Errno;
 use rustix::net::{
-    RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, SendAncillaryBuffer, SendAncillaryMessage, SendFlags, recv,
-    recvmsg, send, sendmsg,
+    RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, SendAncillaryBuffer, SendAncillaryMessage, SendFlags,
+    Shutdown, recv, recvmsg, send, sendmsg, shutdown,
 };
 use std::io::{IoSlice, IoSliceMut};
 use std::mem::{self, MaybeUninit};
@@ -218,7 +218,11 @@ impl NetStream {
     }
 
     fn hang_up(&mut self) {
-        (self.socket, self.shut) = (None, true);
+        if let Some(socket) = self.socket.take() {
+            // The other side hears of it at once, whoever holds this end too.
+            let _ = shutdown(&socket, Shutdown::Both);
+        }
+        self.shut = true;
         (self.start, self.end) = (0, 0);
         self.word = None;
     }
