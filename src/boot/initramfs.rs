@@ -8,7 +8,7 @@ use super::modules::Module;
 
 /// An uncompressed `newc` cpio archive.
 pub static INITRAMFS: &[u8] = &ARCHIVE;
-/// A static of its own, so that `link/start.ld` can put it behind what each start reads.
+/// A static of its own, so that `link/release.ld` can put it behind what each start reads.
 static ARCHIVE: [u8; include_bytes!(concat!(env!("OUT_DIR"), "/initramfs")).len()] =
     *include_bytes!(concat!(env!("OUT_DIR"), "/initramfs"));
 

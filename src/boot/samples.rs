@@ -27,7 +27,7 @@ pub struct Sample {
     pub source: &'static str,
 }
 
-/// The image of this name that the build script has made: a static of its own, so that `link/start.ld` can put it behind what
+/// The image of this name that the build script has made: a static of its own, so that `link/release.ld` can put it behind what
 /// each start reads.
 macro_rules! image {
     ($name:literal) => {{
