@@ -2,9 +2,10 @@
 //!
 //! `cargo bench --bench net`. The machines' part needs KVM: sample guests `net-bench` work in ring 3, at full speed on every KVM,
 //! and count cycles of the time stamp counter. QEMU boots the same file on its machine `microvm`, two of them joined by `-netdev
-//! stream`, or one joined to a passt. Hostel's are plugged into a switch, which joins them by a cable while they are alone, and is one process
-//! more on the way while a third port is used; or to the passt of `--net user`. The guests look at their rings without end, on a host that may have fewer processors than there are threads: so what serves them
-//! has the higher real-time priority, runs are short and go in turn, and the shortest are compared.
+//! stream`, or one joined to a passt. Hostel's are plugged into a switch, which joins them by a cable while they are alone, and is one
+//! process more on the way while a third port is used; or to the passt of `--net user`. The guests look at their rings without end, on a
+//! host that may have fewer processors than there are threads: so what serves them has the higher real-time priority, runs are short and
+//! go in turn, and the shortest are compared.
 //! The switch's part of a round trip needs no machine: a client sends a frame, another sends it back, through `hostel switch` and through
 //! `relay.c`.
 
