@@ -9,6 +9,7 @@ use hostel::backend::share::guise::Guise;
 use hostel::backend::unpack::budget::{Budget, DEPTH_MAX};
 use hostel::backend::unpack::error::UnpackError;
 use hostel::backend::unpack::root::{Source, Unpacked, unpack};
+use hostel_fuzz::confined::confine;
 use hostel_fuzz::knob::{Damage, Knob, Magnitude};
 use hostel_fuzz::tar_file::TarFile;
 use hostel_fuzz::watched::Watched;
@@ -112,6 +113,7 @@ impl Bench {
         let archive = File::options().read(true).write(true).create_new(true).open(&name);
         let archive = archive.expect("the directory takes a file");
         fs::remove_file(name).expect("it is there");
+        confine(base.path());
         let outside = outside.as_os_str().as_bytes().to_vec();
         let others = ["../../../outside", "/proc/self/cwd", "/proc/self/root", "../../../../../../.."];
         let elsewhere = others.iter().map(|path| path.as_bytes().to_vec());

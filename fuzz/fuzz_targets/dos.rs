@@ -15,6 +15,7 @@ use hostel::process::host_files::HostFiles;
 use hostel::process::hostile::fill;
 use hostel::process::paths::Root;
 use hostel::process::task::Place;
+use hostel_fuzz::confined::confine;
 use hostel_fuzz::knob::Knob;
 use hostel_fuzz::watched::Watched;
 use libfuzzer_sys::fuzz_target;
@@ -37,7 +38,7 @@ const PATHS: [&[u8]; 12] = [
     b"C:\\link\0",
     b"C:\\up\\secret\0",
     b"..\\secret\0",
-    b"C:\\..\\..\\etc\\passwd\0",
+    b"C:\\..\\..\\secret\0",
     b"NUL\0",
     b"D:\\file\0",
     b"\0",
@@ -120,6 +121,7 @@ impl Bench {
             let root = fill(outside).expect("it can be made");
             vec![root.join("directory"), root]
         });
+        confine(watched.path());
         Bench { watched, memory: Memory::new().expect("the host has a megabyte"), zeroes: vec![0; 1 << 20] }
     }
 

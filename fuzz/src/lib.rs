@@ -4,6 +4,7 @@
 //! `docs/fuzzing.md` says how the targets are run and what they have seen.
 
 pub mod bzimage_file;
+pub mod confined;
 pub mod elf_file;
 pub mod hostile;
 pub mod knob;
