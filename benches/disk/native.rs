@@ -42,7 +42,7 @@ pub fn cycles(words: &[String]) -> Result<String> {
         next: 1,
         buffers,
     };
-    requests.run(2 * depth as u64, depth)?;
+    requests.run(count, depth)?;
     let cycles = requests.run(count, depth)?;
     Ok(format!("{what} depth {depth} KiB {kib}: {count} requests in {cycles} cycles"))
 }
