@@ -31,7 +31,7 @@ const DISK_MIB: usize = 256;
 /// to ext4 walks along all blocks of its piece, which takes longer than the write.
 const PAGE: usize = 4096;
 /// Runs of each program, through the page cache and past it.
-const ROUNDS: [usize; 2] = [5, 25];
+const ROUNDS: [usize; 2] = [5, 15];
 
 /// Requests to measure: words of the guest, and bounds for page cache and O_DIRECT.
 struct Row {
