@@ -131,6 +131,10 @@ fn flip(row: &Row, words: Words) {
         }
         println!("{}, {words:?}: {requests} requests", row.name);
     });
+    if matches!(words, Words::Rings) {
+        // They may have told the device of the next request before it was there, and then have nothing new to tell.
+        rig.drive(u64::MAX);
+    }
     works(row, &mut rig, "flipped words");
 }
 
