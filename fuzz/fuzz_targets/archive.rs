@@ -45,7 +45,7 @@ struct Input {
 #[derive(Arbitrary, Debug)]
 enum What {
     Archive(TarFile),
-    Layout(Layout),
+    Layout(Box<Layout>),
 }
 
 /// An OCI layout; what is `None` is right.
