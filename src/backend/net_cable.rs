@@ -73,6 +73,14 @@ impl SwitchPort {
         }
     }
 
+    /// The stream by which frames go.
+    fn sending(&self) -> &NetStream {
+        match &self.cable {
+            Some(cable) if cable.sends => &cable.stream,
+            _ => &self.stream,
+        }
+    }
+
     /// The cable by which frames come.
     fn receiving(&mut self) -> Option<&mut NetStream> {
         self.cable.as_mut().filter(|cable| cable.receives).map(|cable| &mut cable.stream)
@@ -150,7 +158,7 @@ impl NetPort for SwitchPort {
     }
 
     fn room_fd(&self) -> Option<BorrowedFd<'_>> {
-        self.cable.as_ref().filter(|cable| cable.sends).map_or(self.stream.fd(), |cable| cable.stream.fd())
+        self.sending().fd()
     }
 
     fn has_moved(&mut self) -> bool {
@@ -158,10 +166,7 @@ impl NetPort for SwitchPort {
     }
 
     fn wants_room(&self) -> bool {
-        self.cable
-            .as_ref()
-            .filter(|cable| cable.sends)
-            .map_or(self.stream.wants_room(), |cable| cable.stream.wants_room())
+        self.sending().wants_room()
     }
 }
 
