@@ -82,7 +82,8 @@ pub struct Watcher {
     met: usize,
     /// What each of the alarm patterns is called in a report.
     alarms: Vec<String>,
-    alarm_patterns: StreamPatterns,
+    /// Their automaton. That of the panic alone is built with the first output: a start would wait for it.
+    alarm_patterns: Option<StreamPatterns>,
     /// The one that is the panic of a Linux kernel.
     panic: Option<usize>,
     /// The alarm that matched in the line that is not complete yet.
@@ -115,7 +116,8 @@ impl Watcher {
             alarms.push(LINUX_PANIC.to_owned());
             patterns.push(LINUX_PANIC.to_owned());
         }
-        let alarm_patterns = StreamPatterns::new(&patterns)?;
+        let wait = patterns == [LINUX_PANIC];
+        let alarm_patterns = if wait { None } else { Some(StreamPatterns::new(&patterns)?) };
         let with_pattern = |expectation: Expectation| {
             let pattern = StreamPatterns::new(&[&expectation.pattern])?;
             Ok((expectation, pattern))
@@ -143,8 +145,8 @@ impl Watcher {
                 self.step(byte, &mut events);
             }
         }
-        if self.alarms_open() {
-            self.raised = self.alarm_patterns.settled();
+        if let Some(alarms) = self.open_alarms() {
+            self.raised = alarms.settled();
         }
         if let Some((_, pattern)) = self.open_expectation()
             && pattern.settled().is_some()
@@ -158,8 +160,8 @@ impl Watcher {
     /// The guest has printed nothing for a while, or will not print again: `$` holds here, and the line is complete.
     pub fn paused(&mut self) -> Vec<Event> {
         let mut events = Vec::new();
-        if self.alarms_open() {
-            self.raised = self.alarm_patterns.at_end();
+        if let Some(alarms) = self.open_alarms() {
+            self.raised = alarms.at_end();
         }
         if let Some((_, pattern)) = self.open_expectation()
             && pattern.at_end().is_some()
@@ -186,8 +188,8 @@ impl Watcher {
     }
 
     fn step(&mut self, byte: u8, events: &mut Vec<Event>) {
-        if self.alarms_open() {
-            self.raised = self.alarm_patterns.step(byte);
+        if let Some(alarms) = self.open_alarms() {
+            self.raised = alarms.step(byte);
             // The match ended before this byte; where that was the end of a line, the line is complete already.
             self.tell_alarm(self.previous == Some(b'\n'), events);
         }
@@ -202,8 +204,11 @@ impl Watcher {
         self.tell_alarm(byte == b'\n', events);
     }
 
-    fn alarms_open(&self) -> bool {
-        !self.alarms.is_empty() && self.raised.is_none() && !self.over
+    /// The automaton of the alarms, where one can still be raised.
+    fn open_alarms(&mut self) -> Option<&mut StreamPatterns> {
+        let open = !self.alarms.is_empty() && self.raised.is_none() && !self.over;
+        let panic = || StreamPatterns::new(&[LINUX_PANIC]).expect("words are a pattern");
+        open.then(|| self.alarm_patterns.get_or_insert_with(panic))
     }
 
     /// The expectation to be met next, unless a reject came first.
@@ -230,7 +235,9 @@ impl Watcher {
         let line = self.lines.latest();
         if Some(which) == self.panic {
             // The machine may go on (`--on-panic continue`), and then rejects still count.
-            self.alarm_patterns.restart(self.previous);
+            if let Some(alarms) = &mut self.alarm_patterns {
+                alarms.restart(self.previous);
+            }
             if !std::mem::replace(&mut self.panicked, true) {
                 events.push(Event::Panicked { line });
             }
