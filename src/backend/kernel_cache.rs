@@ -111,24 +111,24 @@ impl KernelCache {
     /// The kernel that came from a file in the state `key`, if it is cached.
     pub fn find(&self, key: &FileKey) -> Option<CachedKernel> {
         self.directory_is_ours().ok()?;
-        let mut entry = Vec::new();
-        let index = self.open_ours(&format!("{}.{INDEX}", key.0))?;
+        let mut entry = Vec::with_capacity(INDEX_ENTRY_MAX as usize);
+        let (index, _) = self.open_ours(&format!("{}.{INDEX}", key.0))?;
         index.take(INDEX_ENTRY_MAX).read_to_end(&mut entry).ok()?;
         let mut lines = entry.splitn(3, |byte| *byte == b'\n').map(str::from_utf8);
         let (hash, size) = (lines.next()?.ok()?, lines.next()?.ok()?.parse().ok()?);
         let headers = lines.next()?.ok()?.into();
         let is_hash = hash.len() == 64 && hash.bytes().all(|digit| digit.is_ascii_hexdigit());
-        let file = is_hash.then(|| self.open_ours(&format!("{hash}.{KERNEL}"))).flatten()?;
-        let metadata = file.metadata().ok().filter(|metadata| metadata.size() == size)?;
+        let kernel = is_hash.then(|| self.open_ours(&format!("{hash}.{KERNEL}"))).flatten();
+        let (file, metadata) = kernel.filter(|(_, metadata)| metadata.size() == size)?;
         note_use(&file, &metadata);
         Some(CachedKernel { file, size, headers })
     }
 
     /// Opens a file of the cache, if only this user may write it.
-    fn open_ours(&self, name: &str) -> Option<File> {
+    fn open_ours(&self, name: &str) -> Option<(File, Metadata)> {
         let file = OpenOptions::new().read(true).custom_flags(libc::O_NOFOLLOW).open(self.directory.join(name)).ok()?;
         let metadata = file.metadata().ok()?;
-        (metadata.is_file() && is_ours(&metadata)).then_some(file)
+        (metadata.is_file() && is_ours(&metadata)).then_some((file, metadata))
     }
 
     fn directory_is_ours(&self) -> io::Result<()> {
@@ -144,8 +144,8 @@ impl KernelCache {
         self.remove_left_over()?;
         let hash: String = Sha256::digest(&job.kernel).iter().map(|byte| format!("{byte:02x}")).collect();
         let kernel = format!("{hash}.{KERNEL}");
-        let cached = self.open_ours(&kernel).and_then(|file| file.metadata().ok());
-        if cached.is_none_or(|metadata| metadata.size() != job.kernel.len() as u64) {
+        let cached = self.open_ours(&kernel);
+        if cached.is_none_or(|(_, metadata)| metadata.size() != job.kernel.len() as u64) {
             self.write(&kernel, &job.kernel)?;
         }
         let entry = [format!("{hash}\n{}\n", job.kernel.len()).as_bytes(), &job.headers].concat();
