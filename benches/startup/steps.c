@@ -1,5 +1,5 @@
-/* Runs a program in single steps and prints where its own code ran, for scripts/start-order: a line for each instruction, in the
-   order of their first execution, the offset from the program's begin in hexadecimal.
+/* Runs a program for at most COUNT single steps and prints where its own code ran, for scripts/start-order: a line for each instruction,
+   in the order of their first execution, the offset from the program's begin in hexadecimal.
    Source: ptrace(2); proc_pid_maps(5). */
 #define _GNU_SOURCE
 #include <err.h>
@@ -41,22 +41,23 @@ static void extent(pid_t process, const char *path, unsigned long *begin, unsign
 
 int main(int argc, char **argv)
 {
-	unsigned long begin, end, rip;
+	unsigned long begin, end, rip, left;
 	char *path, *seen;
 	pid_t process, thread;
 	int status, signal;
 
-	if (argc < 2)
-		errx(2, "usage: steps PROGRAM [ARGUMENT...]");
-	path = realpath(argv[1], NULL);
+	if (argc < 3)
+		errx(2, "usage: steps COUNT PROGRAM [ARGUMENT...]");
+	left = strtoul(argv[1], NULL, 10);
+	path = realpath(argv[2], NULL);
 	if (!path)
-		err(1, "%s", argv[1]);
+		err(1, "%s", argv[2]);
 	process = fork();
 	if (process == 0) {
 		dup2(STDERR_FILENO, STDOUT_FILENO); /* what it prints is not ours */
 		if (personality(ADDR_NO_RANDOMIZE) < 0 || ptrace(PTRACE_TRACEME, 0, 0, 0) < 0)
 			err(127, "ptrace");
-		execv(path, argv + 1);
+		execv(path, argv + 2);
 		err(127, "%s", path);
 	}
 	if (process < 0 || waitpid(process, &status, 0) < 0 || !WIFSTOPPED(status))
@@ -66,7 +67,7 @@ int main(int argc, char **argv)
 	if (!seen || ptrace(PTRACE_SETOPTIONS, process, 0, PTRACE_O_TRACECLONE | PTRACE_O_EXITKILL) < 0)
 		err(1, "watch %s", path);
 	ptrace(PTRACE_SINGLESTEP, process, 0, 0);
-	while ((thread = waitpid(-1, &status, __WALL)) > 0) {
+	while (left-- > 0 && (thread = waitpid(-1, &status, __WALL)) > 0) {
 		if (!WIFSTOPPED(status)) {
 			if (thread == process)
 				break;
@@ -80,5 +81,5 @@ int main(int argc, char **argv)
 		signal = WSTOPSIG(status);
 		ptrace(PTRACE_SINGLESTEP, thread, 0, signal == SIGTRAP || signal == SIGSTOP ? 0 : signal);
 	}
-	return WIFEXITED(status) ? WEXITSTATUS(status) : 1;
+	return 0;
 }
