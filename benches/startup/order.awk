@@ -23,7 +23,7 @@ FILENAME ~ /functions/ {
 }
 # Steps and functions come by address.
 {
-    while (at + 1 < count && address[at + 1] <= $1) at++
+    while (at + 1 < count && address[at + 1] "" <= $1 "") at++ # as text: 24e1310 would be a number
     if (!run[at]++) ran[called[at]] += size[at]
 }
 # A pattern that brings much that does not run, because many functions share a name, goes behind the others.

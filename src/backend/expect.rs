@@ -101,7 +101,7 @@ impl Watcher {
     /// # Errors
     /// A pattern cannot be used.
     pub fn new(watch: Watch) -> Result<Watcher, PatternError> {
-        let (mut alarms, mut patterns) = (Vec::new(), Vec::new());
+        let (waits, mut alarms, mut patterns) = (watch.reject.is_empty(), Vec::new(), Vec::new());
         for reject in watch.reject {
             if reject == LINUX {
                 alarms.extend(LINUX_REJECTS.map(|pattern| format!("{LINUX}: {pattern}")));
@@ -116,8 +116,7 @@ impl Watcher {
             alarms.push(LINUX_PANIC.to_owned());
             patterns.push(LINUX_PANIC.to_owned());
         }
-        let wait = patterns == [LINUX_PANIC];
-        let alarm_patterns = if wait { None } else { Some(StreamPatterns::new(&patterns)?) };
+        let alarm_patterns = if waits { None } else { Some(StreamPatterns::new(&patterns)?) };
         let with_pattern = |expectation: Expectation| {
             let pattern = StreamPatterns::new(&[&expectation.pattern])?;
             Ok((expectation, pattern))
