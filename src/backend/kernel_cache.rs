@@ -10,8 +10,9 @@ use sha2::{Digest, Sha256};
 use std::env;
 use std::ffi::OsStr;
 use std::fs::{self, DirBuilder, File, Metadata, OpenOptions};
-use std::io::{self, Read, Write};
-use std::os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt};
+use std::io::{self, Read};
+use std::ops::Range;
+use std::os::unix::fs::{DirBuilderExt, FileExt, MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, SystemTime};
@@ -66,8 +67,21 @@ pub struct StoreJob {
     pub key: FileKey,
     /// Its bytes.
     pub kernel: Vec<u8>,
+    /// Which of them are stored, in the order of the file that they are stored in; what is between them is zero there.
+    pub pieces: Vec<Piece>,
+    /// Bytes of that file.
+    pub size: u64,
     /// What is stored beside it.
     pub headers: Vec<u8>,
+}
+
+/// Bytes of a kernel that stand together in the cache's file.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Piece {
+    /// Where in [`StoreJob::kernel`].
+    pub from: Range<usize>,
+    /// Where in the file.
+    pub at: u64,
 }
 
 /// A kernel that could not be cached.
@@ -142,29 +156,29 @@ impl KernelCache {
         DirBuilder::new().recursive(true).mode(0o700).create(&self.directory)?;
         self.directory_is_ours()?;
         self.remove_left_over()?;
-        let hash: String = Sha256::digest(&job.kernel).iter().map(|byte| format!("{byte:02x}")).collect();
+        let (hash, size) = (job.hash(), job.size);
         let kernel = format!("{hash}.{KERNEL}");
         let cached = self.open_ours(&kernel);
-        if cached.is_none_or(|(_, metadata)| metadata.size() != job.kernel.len() as u64) {
-            self.write(&kernel, &job.kernel)?;
+        if cached.is_none_or(|(_, metadata)| metadata.size() != size) {
+            self.write(&kernel, size, job.parts())?;
         }
-        let entry = [format!("{hash}\n{}\n", job.kernel.len()).as_bytes(), &job.headers].concat();
-        self.write(&format!("{}.{INDEX}", job.key.0), &entry)?;
+        let entry = [format!("{hash}\n{size}\n").as_bytes(), &job.headers].concat();
+        self.write(&format!("{}.{INDEX}", job.key.0), entry.len() as u64, [(0, entry.as_slice())])?;
         self.evict(KERNEL, KERNELS_MAX, Metadata::len)?;
         self.evict(INDEX, INDEX_MAX, |_| 1)
     }
 
-    /// Writes a file under a temporary name, then gives it its own. It is not synced to the disk: after a crash of the host, a
-    /// file whose bytes did not get there is shorter than the index says.
-    fn write(&self, name: &str, bytes: &[u8]) -> io::Result<()> {
+    /// Writes `parts` of a file of `size` bytes under a temporary name, then gives it its own. It is not synced to the disk: after a crash
+    /// of the host, a file whose bytes did not get there is shorter than the index says.
+    fn write<'a>(&self, name: &str, size: u64, parts: impl IntoIterator<Item = (u64, &'a [u8])>) -> io::Result<()> {
         static NUMBER: AtomicU64 = AtomicU64::new(0);
         let number = NUMBER.fetch_add(1, Ordering::Relaxed);
         let temporary = self.directory.join(format!("{}-{number}.{TEMPORARY}", std::process::id()));
-        let written =
-            OpenOptions::new().write(true).create_new(true).mode(0o600).open(&temporary).and_then(|mut file| {
-                file.write_all(bytes)?;
-                fs::rename(&temporary, self.directory.join(name))
-            });
+        let written = OpenOptions::new().write(true).create_new(true).mode(0o600).open(&temporary).and_then(|file| {
+            parts.into_iter().try_for_each(|(at, bytes)| file.write_all_at(bytes, at))?;
+            file.set_len(size)?;
+            fs::rename(&temporary, self.directory.join(name))
+        });
         if written.is_err() {
             let _ = fs::remove_file(&temporary);
         }
@@ -211,6 +225,26 @@ impl StoreJob {
     pub fn run(&self) -> Result<(), CacheError> {
         let directory: &Path = &self.cache.directory;
         self.cache.store(self).map_err(|source| CacheError { directory: directory.to_path_buf(), source })
+    }
+
+    fn parts(&self) -> impl Iterator<Item = (u64, &[u8])> {
+        self.pieces.iter().map(|piece| (piece.at, &self.kernel[piece.from.clone()]))
+    }
+
+    /// SHA-256 of the file, zeros included, in hexadecimal.
+    fn hash(&self) -> String {
+        const ZEROS: [u8; 4096] = [0; 4096];
+        let (mut hash, mut hashed) = (Sha256::new(), 0);
+        for (at, bytes) in self.parts().chain([(self.size, [].as_slice())]) {
+            while hashed < at {
+                let zeros = &ZEROS[..(at - hashed).min(ZEROS.len() as u64) as usize];
+                hash.update(zeros);
+                hashed += zeros.len() as u64;
+            }
+            hash.update(bytes);
+            hashed += bytes.len() as u64;
+        }
+        hash.finalize().iter().map(|byte| format!("{byte:02x}")).collect()
     }
 }
 
@@ -267,7 +301,9 @@ mod tests {
     }
 
     fn job(cache: &KernelCache, name: &str, kernel: &[u8]) -> StoreJob {
-        StoreJob { cache: cache.clone(), key: key(name), kernel: kernel.to_vec(), headers: b"head\ners".to_vec() }
+        let (pieces, size) = (vec![Piece { from: 0..kernel.len(), at: 0 }], kernel.len() as u64);
+        let (cache, key, kernel, headers) = (cache.clone(), key(name), kernel.to_vec(), b"head\ners".to_vec());
+        StoreJob { cache, key, kernel, pieces, size, headers }
     }
 
     #[test]
@@ -285,6 +321,22 @@ mod tests {
         assert_eq!(scratch.entries(KERNEL), [cache.directory.join(format!("{sha256}.kernel"))]);
         assert_eq!(fs::metadata(&cache.directory).unwrap().mode() & 0o777, 0o700);
         assert!(scratch.entries(TEMPORARY).is_empty());
+    }
+
+    #[test]
+    fn between_pieces_and_behind_them_a_file_is_zero() {
+        let scratch = Scratch::new("pieces");
+        let cache = scratch.cache();
+        let pieces = vec![Piece { from: 4..6, at: 1 }, Piece { from: 0..3, at: 9000 }];
+        StoreJob { pieces, size: 12_288, ..job(&cache, "k", b"kernel") }.run().unwrap();
+        let mut bytes = Vec::new();
+        cache.find(&key("k")).unwrap().file.read_to_end(&mut bytes).unwrap();
+        let mut expected = vec![0; 12_288];
+        expected[1..3].copy_from_slice(b"el");
+        expected[9000..9003].copy_from_slice(b"ker");
+        assert_eq!(bytes, expected);
+        let name = Sha256::digest(&expected).iter().map(|byte| format!("{byte:02x}")).collect::<String>();
+        assert_eq!(scratch.entries(KERNEL), [cache.directory.join(format!("{name}.kernel"))]);
     }
 
     #[test]

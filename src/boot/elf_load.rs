@@ -8,11 +8,9 @@ use super::elf::ElfSegment;
 use super::error::Problem;
 use super::image::{Image, ImageReader};
 use super::placement::Placement;
-use crate::arch::layout::PAGE_SIZE;
 use linux_loader::loader::KernelLoader;
 use linux_loader::loader::elf::Elf;
 use std::fs::File;
-use std::ops::Range;
 
 /// Size of a 64-bit ELF header.
 const HEADER_SIZE: usize = 64;
@@ -41,40 +39,20 @@ pub fn copy(image: &Image, segments: &[ElfSegment], placement: &mut Placement) -
     copy_pieces(image, &pieces, placement)
 }
 
-/// As [`copy`], but of the segments with at least `mapped_from` bytes in the file, whole pages are mapped from `file`, which is
-/// the image's and which nobody changes.
+/// Claims the room of `segments`, and maps `size` bytes of `file` from `base` on: RAM as the segments leave it, in a file that nobody
+/// changes.
 ///
 /// # Errors
-/// As [`copy`], or the host refuses a mapping.
+/// A segment is not RAM or overlaps what is there, or the host refuses the mapping.
 pub fn map(
-    image: &Image,
     file: &File,
+    base: u64,
+    size: u64,
     segments: &[ElfSegment],
-    mapped_from: u64,
     placement: &mut Placement,
 ) -> Result<(), Problem> {
     claim(segments, placement)?;
-    let mut copied = Vec::new();
-    for segment in segments {
-        let offset_of = |gpa: u64| segment.offset + (gpa - segment.gpa);
-        let end = segment.gpa + segment.file_size;
-        let pages = if segment.file_size < mapped_from { end..end } else { whole_pages(segment) };
-        if !pages.is_empty() {
-            placement.ram().map_file(pages.start, file, offset_of(pages.start), pages.end - pages.start)?;
-        }
-        for rest in [segment.gpa..pages.start, pages.end..end].into_iter().filter(|rest| !rest.is_empty()) {
-            copied.push(Piece { offset: offset_of(rest.start), gpa: rest.start, size: rest.end - rest.start });
-        }
-    }
-    copy_pieces(image, &copied, placement)
-}
-
-/// The guest-physical pages that a segment's bytes in the file fill, where they stand in the file as they do in pages.
-fn whole_pages(segment: &ElfSegment) -> Range<u64> {
-    let end = segment.gpa + segment.file_size;
-    let pages = segment.gpa.next_multiple_of(PAGE_SIZE)..end / PAGE_SIZE * PAGE_SIZE;
-    let congruent = segment.offset % PAGE_SIZE == segment.gpa % PAGE_SIZE;
-    if congruent && !pages.is_empty() { pages } else { end..end }
+    Ok(placement.ram().map_file(base, file, size)?)
 }
 
 fn claim(segments: &[ElfSegment], placement: &mut Placement) -> Result<(), Problem> {

@@ -75,7 +75,7 @@ impl<'a> Kernel<'a> {
             Headers::Linux64(_) | Headers::Multiboot(_) | Headers::Flat16 | Headers::Flat64 => format.to_string(),
             Headers::BzImage(_) => format!("{format}, unpacks itself in the guest, 64-bit Linux entry"),
             Headers::Unpacked(kernel) => {
-                let how = if kernel.cached { "cached" } else { "just now" };
+                let how = if kernel.cached_at.is_some() { "cached" } else { "just now" };
                 let entry = if kernel.elf.notes.pvh_entry.is_some() { "PVH entry" } else { "64-bit Linux entry" };
                 format!("{format}, unpacked by the host ({}, {how}), {entry}, no KASLR", kernel.compression)
             }
@@ -93,7 +93,7 @@ impl<'a> Kernel<'a> {
 
     /// Whether it comes from the cache.
     pub fn is_cached(&self) -> bool {
-        matches!(&self.headers, Headers::Unpacked(kernel) if kernel.cached)
+        matches!(&self.headers, Headers::Unpacked(kernel) if kernel.cached_at.is_some())
     }
 
     /// The image's name.

@@ -11,7 +11,7 @@ use super::placement::{LoadedSegment, Placement};
 use super::pvh::{self, BootInfo};
 use super::{elf_load, flat, initrd, multiboot, zero_page};
 use crate::arch::cpu_state::CpuState;
-use crate::arch::layout::{CMDLINE, CMDLINE_SIZE, FLAT16_ENTRY, HOLE_END, PAGE_SIZE};
+use crate::arch::layout::{CMDLINE, CMDLINE_SIZE, FLAT16_ENTRY, HOLE_END};
 use crate::memory::map::MemoryMap;
 use crate::memory::ram::GuestRam;
 use linux_loader::loader::bootparam::setup_header;
@@ -36,13 +36,13 @@ pub struct BootRequest<'a> {
 /// How a kernel from the cache comes into RAM; any other image is copied.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum Pages {
-    /// Mapped from the page cache where a segment is large enough for that to save time, else copied.
+    /// Mapped from the page cache, which many machines share. Measured with Debian's kernel: the guest's first instruction comes
+    /// forward by the whole copy, two orders of magnitude, and user space is reached as soon as with a copy, for what a page's
+    /// first use then costs is what copying it would have.
     #[default]
     Mapped,
     /// Copied, into huge pages where the host has some.
     Copied,
-    /// Mapped wherever it can be, so that many machines share them.
-    Shared,
 }
 
 /// A loaded machine.
@@ -53,12 +53,6 @@ pub struct Loaded {
     /// What lies where in RAM, ascending.
     pub segments: Vec<LoadedSegment>,
 }
-
-/// From this size on a segment of a cached kernel is mapped. Measured with Debian's kernel: mapping its large segments brings
-/// the guest's first instruction forward by the whole copy, two orders of magnitude, and user space is reached as soon as
-/// with a copy, for what a page's first use then costs is what copying it would have. For few pages a mapping is not worth
-/// the system call and the faults: it costs as much as to copy about four.
-const MAPPED_FROM: u64 = 16 * PAGE_SIZE;
 
 /// Loads `kernel` and all it needs into `ram`, which is fresh and which `map` describes.
 ///
@@ -110,10 +104,12 @@ fn load_kernel(kernel: &Kernel, pages: Pages, placement: &mut Placement) -> Resu
             enter_elf(elf, placement)
         }
         Headers::Unpacked(kernel) => {
-            let mapped_from = if pages == Pages::Shared { 0 } else { MAPPED_FROM };
-            match kernel.image.file().filter(|_| kernel.cached && pages != Pages::Copied) {
-                Some(file) => elf_load::map(&kernel.image, file, &kernel.elf.segments, mapped_from, placement)?,
-                None => elf_load::copy(&kernel.image, &kernel.elf.segments, placement)?,
+            let (image, segments) = (&kernel.image, &kernel.elf.segments);
+            match (image.file(), kernel.cached_at) {
+                (Some(file), Some(base)) if pages == Pages::Mapped => {
+                    elf_load::map(file, base, image.size(), segments, placement)?;
+                }
+                _ => elf_load::copy(image, segments, placement)?,
             }
             enter_elf(&kernel.elf, placement)
         }

@@ -1,24 +1,28 @@
 //! The ELF file that a bzImage held: unpacked just now, or cached when it was unpacked before.
 //!
-//! What is known of its headers is cached beside it, so that a cached kernel is neither read nor parsed before it is loaded.
+//! What is cached is RAM as its segments leave it, in one piece, so that one mapping loads it; and beside it what is known of its headers,
+//! so that a cached kernel is neither read nor parsed before.
 
-use super::elf::{self, ElfImage};
+use super::elf::{self, ElfImage, ElfSegment};
 use super::error::Problem;
 use super::format::HEAD_SIZE;
 use super::image::Image;
 use super::linux::LinuxImage;
 use super::payload::Compression;
-use crate::backend::kernel_cache::{FileKey, KernelCache, StoreJob};
+use crate::arch::layout::{HIGH_RAM, MIB, PAGE_SIZE};
+use crate::backend::kernel_cache::{FileKey, KernelCache, Piece, StoreJob};
 use linux_loader::loader::bootparam::setup_header;
 use serde::{Deserialize, Serialize};
 use vm_memory::ByteValued;
 
 /// What messages call the kernel inside a bzImage.
 const NAME: &str = "the kernel inside";
+/// Most zeros between two segments that a cached file is to hold. Linux has its at 2 MiB.
+const GAP_MAX: u64 = 4 * MIB;
 
 /// A kernel without its wrapping.
 pub struct Unpacked {
-    /// The ELF file, as far as it is loaded.
+    /// The ELF file, as far as it is loaded, or the cached file.
     pub image: Image<'static>,
     /// Its headers.
     pub elf: ElfImage,
@@ -26,15 +30,16 @@ pub struct Unpacked {
     pub setup_header: setup_header,
     /// How it was compressed.
     pub compression: Compression,
-    /// Whether it comes from the cache: a file that nobody changes.
-    pub cached: bool,
+    /// Of a file from the cache, which nobody changes: the guest-physical page that it begins with.
+    pub cached_at: Option<u64>,
     /// The state of the bzImage's file before it was read.
     origin: Option<FileKey>,
 }
 
-/// What is cached beside the ELF file.
+/// What is cached beside the file.
 #[derive(Serialize, Deserialize)]
 struct CachedHeaders {
+    base: u64,
     elf: ElfImage,
     setup_header: Vec<u8>,
     compression: Compression,
@@ -47,12 +52,16 @@ impl Unpacked {
         let cached = cache.find(&key)?;
         let headers: CachedHeaders = serde_json::from_slice(&cached.headers).ok()?;
         let mut setup_header = setup_header::default();
-        let whole = headers.setup_header.len() == setup_header.as_slice().len() && headers.elf.is_within(cached.size);
+        let CachedHeaders { base, elf, compression, .. } = headers;
+        let in_place = |segment: &ElfSegment| segment.gpa.checked_sub(base) == Some(segment.offset);
+        let whole = headers.setup_header.len() == setup_header.as_slice().len()
+            && elf.is_within(cached.size)
+            && [base, cached.size].iter().all(|place| place.is_multiple_of(PAGE_SIZE))
+            && elf.segments.iter().all(in_place);
         whole.then(|| {
             setup_header.as_mut_slice().copy_from_slice(&headers.setup_header);
             let image = Image::from_file(NAME, cached.file, cached.size);
-            let CachedHeaders { elf, compression, .. } = headers;
-            Unpacked { image, elf, setup_header, compression, cached: true, origin: Some(key) }
+            Unpacked { image, elf, setup_header, compression, cached_at: Some(base), origin: Some(key) }
         })
     }
 
@@ -75,18 +84,39 @@ impl Unpacked {
         let mut bytes = unpacked.into_vec();
         elf.drop_zeros(&mut bytes);
         let image = Image::from_vec(NAME, bytes);
-        Ok(Some(Unpacked { image, elf, setup_header: linux.header(), compression, cached: false, origin }))
+        Ok(Some(Unpacked { image, elf, setup_header: linux.header(), compression, cached_at: None, origin }))
     }
 
     /// What caches this kernel, which came from the bzImage `image`; nothing where it is cached, or where the file is not as
     /// it was before it was read.
     pub fn into_store_job(self, image: &Image, cache: &KernelCache) -> Option<StoreJob> {
-        let key = self.origin.filter(|key| !self.cached && file_key(image).as_ref() == Some(key))?;
+        let key = self.origin.filter(|key| self.cached_at.is_none() && file_key(image).as_ref() == Some(key))?;
+        let mut elf = self.elf;
+        let (base, pieces) = lay_out(&mut elf.segments)?;
+        let end = pieces.last().map_or(0, |piece| piece.at + piece.from.len() as u64);
         let setup_header = self.setup_header.as_slice().to_vec();
-        let headers = CachedHeaders { elf: self.elf, setup_header, compression: self.compression };
+        let headers = CachedHeaders { base, elf, setup_header, compression: self.compression };
         let headers = serde_json::to_vec(&headers).expect("numbers and lists of them");
-        Some(StoreJob { cache: cache.clone(), key, kernel: self.image.into_vec(), headers })
+        let (cache, kernel, size) = (cache.clone(), self.image.into_vec(), end.next_multiple_of(PAGE_SIZE));
+        Some(StoreJob { cache, key, kernel, pieces, size, headers })
     }
+}
+
+/// Gives `segments` the places of a file that is RAM from the first one's page on, and tells which page that is and what goes there
+/// from the ELF file. `None` where they do not lie one close behind the other, above what else a guest finds in its RAM.
+fn lay_out(segments: &mut [ElfSegment]) -> Option<(u64, Vec<Piece>)> {
+    let base = segments.first()?.gpa / PAGE_SIZE * PAGE_SIZE;
+    let (mut end, mut pieces) = (base.max(HIGH_RAM), Vec::new());
+    for segment in segments {
+        if segment.gpa.checked_sub(end)? > GAP_MAX {
+            return None;
+        }
+        end = segment.gpa.checked_add(segment.file_size)?;
+        let from = segment.offset as usize..(segment.offset + segment.file_size) as usize;
+        segment.offset = segment.gpa - base;
+        pieces.push(Piece { from, at: segment.offset });
+    }
+    Some((base, pieces))
 }
 
 /// The state of an image's file; `None` where there is none, or it may be changing.
@@ -131,7 +161,7 @@ mod tests {
         fresh.into_store_job(&cache).unwrap().run().unwrap();
         assert!(Kernel::identify(&image, None, Unpack::InGuest).unwrap().into_store_job(&cache).is_none());
 
-        for pages in [Pages::Mapped, Pages::Copied, Pages::Shared] {
+        for pages in [Pages::Mapped, Pages::Copied] {
             let cached = Kernel::identify(&image, None, unpack).unwrap();
             assert!(cached.describe().contains("uncompressed, cached"));
             let (loaded, ram) = boot_kernel(&cached, &BootRequest { pages, ..BootRequest::default() }).unwrap();
@@ -147,6 +177,33 @@ mod tests {
         image.file().unwrap().set_modified(std::time::SystemTime::UNIX_EPOCH).unwrap();
         assert!(uncached.into_store_job(&other).is_none(), "the file changed after it was read");
         fs::remove_dir_all(directory).unwrap();
+    }
+
+    fn at(gpa: u64, offset: u64, file_size: u64) -> ElfSegment {
+        ElfSegment { offset, file_size, gpa, gva: 0, memory_size: file_size + 4096 }
+    }
+
+    #[test]
+    fn a_cached_file_has_its_segments_where_ram_has_them() {
+        let mut segments = [at(2 * MIB + 0x10, 0x200, 0x30), at(2 * MIB + 0x40, 0x900, 8), at(4 * MIB, 0x300, 100)];
+        let (base, pieces) = lay_out(&mut segments).unwrap();
+        assert_eq!(base, 2 * MIB);
+        assert_eq!(segments.map(|segment| segment.offset), [0x10, 0x40, 2 * MIB]);
+        let piece = |from, at| Piece { from, at };
+        assert_eq!(pieces, [piece(0x200..0x230, 0x10), piece(0x900..0x908, 0x40), piece(0x300..0x364, 2 * MIB)]);
+    }
+
+    #[test]
+    fn segments_that_no_such_file_can_hold_are_not_cached() {
+        for mut segments in [
+            vec![],
+            vec![at(0x9000, 0, 100)],
+            vec![at(MIB, 0, 100), at(MIB + 100 + GAP_MAX + 1, 100, 100)],
+            vec![at(2 * MIB, 0, 100), at(MIB, 100, 100)],
+            vec![at(MIB, 0, 100), at(u64::MAX, 100, 100)],
+        ] {
+            assert_eq!(lay_out(&mut segments), None, "{segments:?}");
+        }
     }
 
     #[test]

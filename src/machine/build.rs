@@ -195,10 +195,9 @@ pub fn prepare_image(config: &RunConfig, sample: Option<&Sample>, image: Image) 
         initrd: initrd_image.as_ref(),
         rsdp: (!tables.is_empty()).then_some(ACPI_TABLES),
         load_address: config.boot.load_address.map(Into::into),
-        pages: match config.boot.share_pages {
-            true => Pages::Shared,
-            // Mapped pages are small ones, and each costs an exit when the guest uses it first.
-            false if kernel.is_cached() && nested::is_nested() => Pages::Copied,
+        // Mapped pages are small ones, and each costs an exit when the guest uses it first.
+        pages: match kernel.is_cached() && !config.boot.share_pages && nested::is_nested() {
+            true => Pages::Copied,
             false => Pages::Mapped,
         },
     };

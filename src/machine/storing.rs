@@ -51,7 +51,7 @@ impl Storing {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::backend::kernel_cache::{FileKey, KernelCache};
+    use crate::backend::kernel_cache::{FileKey, KernelCache, Piece};
     use std::fs::File;
     use std::time::Instant;
 
@@ -63,7 +63,9 @@ mod tests {
         std::fs::write(directory.join("image"), b"image").unwrap();
         thread::sleep(Duration::from_millis(100)); // a file's times must have settled
         let key = FileKey::of(&File::open(directory.join("image")).unwrap()).unwrap().unwrap();
-        let job = StoreJob { cache: cache.clone(), key: key.clone(), kernel: b"kernel".to_vec(), headers: Vec::new() };
+        let pieces = vec![Piece { from: 0..6, at: 0 }];
+        let (kernel, headers) = (b"kernel".to_vec(), Vec::new());
+        let job = StoreJob { cache: cache.clone(), key: key.clone(), kernel, pieces, size: 6, headers };
         let start = Instant::now();
         let storing = Storing::start(job);
         thread::sleep(Duration::from_millis(50));

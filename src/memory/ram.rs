@@ -221,20 +221,20 @@ impl GuestRam {
         Ok(())
     }
 
-    /// Maps `size` bytes of `file` from `offset` on privately over RAM at `gpa`: the pages come from the page cache as they
-    /// are touched, writes stay in this process. All three are multiples of the page size. Only for files that nobody
-    /// rewrites or truncates: a page beyond the file's end kills the process (SIGBUS).
+    /// Maps the first `size` bytes of `file` privately over RAM at `gpa`: the pages come from the page cache as they are
+    /// touched, writes stay in this process. Both are multiples of the page size. Only for files that nobody rewrites or
+    /// truncates: a page beyond the file's end kills the process (SIGBUS).
     ///
     /// # Errors
     /// Not RAM throughout, not whole pages, or the host refuses the mapping.
-    pub fn map_file(&self, gpa: u64, file: &File, offset: u64, size: u64) -> Result<(), RamError> {
+    pub fn map_file(&self, gpa: u64, file: &File, size: u64) -> Result<(), RamError> {
         let not_ram = RamError::NotRam { what: "map a file over", gpa, size };
-        let aligned = [gpa, offset, size].iter().all(|value| value.is_multiple_of(PAGE_SIZE)) && size > 0;
+        let aligned = gpa.is_multiple_of(PAGE_SIZE) && size.is_multiple_of(PAGE_SIZE) && size > 0;
         let slot = self
             .slots()
             .into_iter()
             .find(|slot| gpa >= slot.gpa && gpa.checked_add(size).is_some_and(|end| end <= slot.gpa + slot.size));
-        let (Some(slot), true, Ok(offset)) = (slot, aligned, i64::try_from(offset)) else { return Err(not_ram) };
+        let (Some(slot), true) = (slot, aligned) else { return Err(not_ram) };
         let address = (slot.hva + (gpa - slot.gpa)) as *mut libc::c_void;
         // SAFETY: the range lies inside a mapping that this GuestRam owns (checked above) and no reference into it exists;
         // MAP_FIXED replaces just these pages.
@@ -245,7 +245,7 @@ impl GuestRam {
                 libc::PROT_READ | libc::PROT_WRITE,
                 libc::MAP_PRIVATE | libc::MAP_FIXED | libc::MAP_NORESERVE,
                 file.as_raw_fd(),
-                offset,
+                0,
             )
         };
         if mapped == libc::MAP_FAILED {
@@ -355,13 +355,14 @@ mod tests {
         let path = std::env::temp_dir().join(format!("hostel-map-{}", std::process::id()));
         std::fs::write(&path, [0x5a; 8192]).unwrap();
         let file = File::open(&path).unwrap();
-        ram.map_file(MIB, &file, 4096, 4096).unwrap();
+        ram.map_file(MIB, &file, 8192).unwrap();
         assert_eq!(ram.read_u64(MIB), Some(0x5a5a_5a5a_5a5a_5a5a));
         ram.write(MIB, &[1]).unwrap();
-        assert_eq!(std::fs::read(&path).unwrap()[4096], 0x5a);
-        assert!(ram.map_file(MIB + 1, &file, 0, 4096).is_err());
-        assert!(ram.map_file(2 * MIB, &file, 0, 4096).is_err());
-        assert!(ram.map_file(MIB, &file, 0, 2 * MIB).is_err());
+        assert_eq!(std::fs::read(&path).unwrap()[0], 0x5a);
+        assert!(ram.map_file(MIB + 1, &file, 4096).is_err());
+        assert!(ram.map_file(MIB, &file, 4097).is_err());
+        assert!(ram.map_file(2 * MIB, &file, 4096).is_err());
+        assert!(ram.map_file(MIB, &file, 2 * MIB).is_err());
         std::fs::remove_file(path).unwrap();
     }
 }
