@@ -318,7 +318,7 @@ mod tests {
     fn bad_options_are_usage_errors() {
         for bad in [
             &["run", "--cpus", "0"][..],
-            &["run", "--cpus", "17"],
+            &["run", "--cpus", "65"],
             &["run", "--mem", "0"],
             &["run", "--frobnicate"],
             &["run", "--send", "x"],
@@ -327,7 +327,7 @@ mod tests {
             &["run", "--timeout", "0"],
             &["trace", "--only", "ioctl"],
             &["trace", "--device", "COM9"],
-            &["trace", "--vcpu", "16"],
+            &["trace", "--vcpu", "64"],
             &["trace", "--step", "1", "--explain"],
             &["trace", "--export", "a", "--report", "html:a"],
             &["run", "--disk", "a,rw"],

@@ -89,6 +89,14 @@ const RUNS: &[Run] = &[
     },
     Run {
         guest: "smp",
+        arguments: &["smp", "--cpus", "24"],
+        input: "",
+        console: "processor 0 runs, it started the guest\n(processor [12]?[0-9] runs\n){23}\
+            processors: 24, increments by each: 100, counted under the lock: 2400, atomically: 2400\n",
+        status: 0,
+    },
+    Run {
+        guest: "smp",
         arguments: &["smp", "--cpus", "1", "--irqchip", "full"],
         input: "",
         console: "processor 0 runs, it started the guest\n\

@@ -82,6 +82,7 @@ user_space! {
     bzimage_4_cpus_256_mib: bzimage, 4, 256;
     bzimage_1_cpu_5_gib: bzimage, 1, 5120;
     bzimage_4_cpus_5_gib: bzimage, 4, 5120;
+    bzimage_24_cpus_1_gib: bzimage, 24, 1024;
     elf_1_cpu_256_mib: elf, 1, 256;
     elf_4_cpus_256_mib: elf, 4, 256;
     elf_1_cpu_5_gib: elf, 1, 5120;

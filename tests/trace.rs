@@ -265,7 +265,7 @@ fn what_cannot_be_shown_is_a_usage_error_that_names_what_can() {
     for (option, word, named) in [
         ("--only", "ioctl", "pio-write, mmio-read"),
         ("--device", "COM9", "COM1, RTC"),
-        ("--vcpu", "99", "0..16"),
+        ("--vcpu", "99", "0..64"),
         ("--msr", "0x830", "x2APIC"),
         ("--msr", "frob", "IA32_EFER"),
     ] {

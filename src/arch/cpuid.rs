@@ -197,7 +197,7 @@ mod tests {
 
     #[test]
     fn topology_leaves_agree_on_one_package_of_single_threaded_cores() {
-        for (cpus, bits) in [(1, 0), (2, 1), (3, 2), (4, 2), (8, 3), (9, 4), (16, 4)] {
+        for (cpus, bits) in [(1, 0), (2, 1), (3, 2), (4, 2), (8, 3), (9, 4), (16, 4), (33, 6), (64, 6)] {
             for vcpu in 0..cpus {
                 let leaves = for_vcpu(&AMD, vcpu, cpus, Irqchip::Split);
                 let one = find(&leaves, 1, 0);
