@@ -32,6 +32,8 @@ fn build(options: &[&str], flags: &str, program: &str) -> Result<String> {
 /// leaves it in single pages in the page cache, and each start pays for them until the file is read anew. Returns its path.
 pub fn installed(program: &str) -> Result<String> {
     let copy = format!("{program}-installed");
+    // One that still runs cannot be written to.
+    let _ = std::fs::remove_file(&copy);
     std::fs::copy(program, &copy).with_context(|| format!("cannot copy {program}"))?;
     Ok(copy)
 }
