@@ -126,7 +126,7 @@ pub const IRQ_COM1: u32 = 4;
 /// Interrupt input of the ACPI Generic Event Device.
 pub const IRQ_ACPI_EVENTS: u32 = 9;
 
-/// Most vCPUs that a machine can have: CPUID leaf 4 can number so many cores of a package (EAX[31:26]), and xAPIC ids reach far beyond.
+/// Most vCPUs that a machine can have: CPUID leaf 4 can number so many cores of a package (six bits of EAX), and xAPIC ids reach far beyond.
 pub const MAX_CPUS: u32 = 64;
 /// Least RAM that a machine can have, in bytes.
 pub const MIN_RAM: u64 = MIB;
