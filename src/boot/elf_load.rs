@@ -17,26 +17,18 @@ const HEADER_SIZE: usize = 64;
 /// Size of a 64-bit program header.
 const PROGRAM_HEADER_SIZE: usize = 56;
 
-/// Bytes of the file and where they go.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-struct Piece {
-    offset: u64,
-    gpa: u64,
-    size: u64,
-}
-
 /// Claims the room of `segments`, and copies their bytes from `image`.
 ///
 /// # Errors
 /// A segment is not RAM or overlaps what is there, or the file cannot be read.
 pub fn copy(image: &Image, segments: &[ElfSegment], placement: &mut Placement) -> Result<(), Problem> {
     claim(segments, placement)?;
-    let pieces: Vec<Piece> = segments
-        .iter()
-        .filter(|segment| segment.file_size > 0)
-        .map(|segment| Piece { offset: segment.offset, gpa: segment.gpa, size: segment.file_size })
-        .collect();
-    copy_pieces(image, &pieces, placement)
+    let head = header(segments);
+    let mut reader = ImageReader { head: &head, image, shift: head.len() as u64, position: 0 };
+    match Elf::load(placement.ram().backend(), None, &mut reader, None) {
+        Ok(_) => Ok(()),
+        Err(source) => Err(Problem::Loader { what: "copy the ELF segments into RAM", source }),
+    }
 }
 
 /// Claims the room of `segments`, and maps `size` bytes of `file` from `base` on: RAM as the segments leave it, in a file that nobody
@@ -62,18 +54,11 @@ fn claim(segments: &[ElfSegment], placement: &mut Placement) -> Result<(), Probl
     Ok(())
 }
 
-fn copy_pieces(image: &Image, pieces: &[Piece], placement: &Placement) -> Result<(), Problem> {
-    let head = header(pieces);
-    let mut reader = ImageReader { head: &head, image, shift: head.len() as u64, position: 0 };
-    match Elf::load(placement.ram().backend(), None, &mut reader, None) {
-        Ok(_) => Ok(()),
-        Err(source) => Err(Problem::Loader { what: "copy the ELF segments into RAM", source }),
-    }
-}
-
-/// A 64-bit ELF header and program headers for `pieces` of a file that follows them.
-fn header(pieces: &[Piece]) -> Vec<u8> {
-    let size = HEADER_SIZE + pieces.len() * PROGRAM_HEADER_SIZE;
+/// A 64-bit ELF header and program headers for those of `segments` that have bytes in the file, which follows them.
+fn header(segments: &[ElfSegment]) -> Vec<u8> {
+    let loaded = segments.iter().filter(|segment| segment.file_size > 0);
+    let count = loaded.clone().count();
+    let size = HEADER_SIZE + count * PROGRAM_HEADER_SIZE;
     let mut bytes = Vec::with_capacity(size);
     bytes.extend(b"\x7fELF\x02\x01\x01\0\0\0\0\0\0\0\0\0"); // 64-bit, little-endian, version 1
     for half in [2u16, 62] {
@@ -84,13 +69,13 @@ fn header(pieces: &[Piece]) -> Vec<u8> {
         bytes.extend(word.to_le_bytes()); // e_entry, e_phoff, e_shoff
     }
     bytes.extend(0u32.to_le_bytes()); // e_flags
-    let count = u16::try_from(pieces.len()).expect("PROGRAM_HEADERS_MAX caps the segments");
+    let count = u16::try_from(count).expect("PROGRAM_HEADERS_MAX caps the segments");
     for half in [HEADER_SIZE as u16, PROGRAM_HEADER_SIZE as u16, count, 0, 0, 0] {
         bytes.extend(half.to_le_bytes()); // e_ehsize, e_phentsize, e_phnum, sections: none
     }
-    for piece in pieces {
+    for ElfSegment { offset, file_size, gpa, .. } in loaded {
         bytes.extend([1u32, 0].map(u32::to_le_bytes).as_flattened()); // p_type: PT_LOAD; p_flags
-        for word in [piece.offset + size as u64, piece.gpa, piece.gpa, piece.size, piece.size, 0] {
+        for word in [offset + size as u64, *gpa, *gpa, *file_size, *file_size, 0] {
             bytes.extend(word.to_le_bytes()); // p_offset, p_vaddr, p_paddr, p_filesz, p_memsz, p_align
         }
     }
